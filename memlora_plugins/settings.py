@@ -1,0 +1,96 @@
+"""Settings: what `Memory.open` needs, from explicit arguments first, then `MEMLORA_*` environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import SettingsError
+
+SECRETS = frozenset({"api_key", "qdrant_api_key", "embedder_api_key"})
+
+
+class Settings(BaseSettings):
+    """Every knob, with its default.
+
+    Each field can be set as an environment variable: `MEMLORA_BASE_URL`, `MEMLORA_MODEL`, … (`MEMLORA_ADAPTERS` as a
+    JSON object). Secrets are best set there; they are never printed, logged or serialized.
+
+    Raises:
+        pydantic.ValidationError: a value of the wrong type or range (`Memory.open` turns it into `SettingsError`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="MEMLORA_", extra="forbid", frozen=True)
+
+    path: Path = Path(".memlora")
+    """Folder of the embedded store. Ignored when `qdrant_url` is set."""
+    qdrant_url: str | None = None
+    """A Qdrant server instead of the embedded store."""
+    qdrant_api_key: SecretStr | None = None
+    collection: str = "memlora"
+    """Name of the collection on a Qdrant server."""
+
+    base_url: str | None = None
+    """The model server, e.g. `http://127.0.0.1:8000`. Without it, a `model` given by folder runs in process."""
+    api: Literal["vllm", "openai"] = "vllm"
+    """What speaks at `base_url`: vLLM with LoRA adapters, or any OpenAI-compatible endpoint."""
+    model: str | None = None
+    """Name of the base model on the server, or its folder when it runs in process."""
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """Expert name to adapter: a folder, or the name of one that the server already serves."""
+    api_key: SecretStr | None = None
+    connect_timeout: float = Field(5.0, gt=0)
+    """Seconds to reach the model server."""
+    read_timeout: float = Field(120.0, gt=0)
+    """Seconds without an answer from the model server."""
+
+    embedder: str = "all-MiniLM-L6-v2"
+    """A sentence-transformers name or folder, or the model name at `embedder_url`."""
+    embedder_url: str | None = None
+    """An OpenAI-compatible `/v1/embeddings` server instead of a model in process."""
+    embedder_api_key: SecretStr | None = None
+
+    neighbours_per_fact: int = Field(5, ge=1, le=50)
+    """How many old facts the update expert sees for each new one (the paper's pipeline uses 5)."""
+    similarity_threshold: float = Field(0.35, ge=-1, le=1)
+    """Cosine below which an old fact is no neighbour; a new fact without neighbours is added without a model call."""
+    token_budget: int = Field(800, ge=16)
+    """Default size of a context, in estimated tokens."""
+    workers: int = Field(4, ge=1, le=64)
+    """Background threads that distil what `add(wait=False)` left."""
+    resume: bool = True
+    """Distil in the background what an earlier process left pending."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.base_url and not self.model:
+            raise ValueError("base_url is set but model is not: name the base model that the server serves")
+        if self.adapters and not self.model:
+            raise ValueError("adapters are set but model is not: name the base model they belong to")
+        if self.api == "openai" and not self.base_url:
+            raise ValueError("api='openai' needs base_url")
+        return self
+
+    def portable(self) -> dict[str, Any]:
+        """The settings as plain values, without secrets: what serialization stores."""
+        values = self.model_dump(exclude=set(SECRETS), exclude_defaults=True)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def load_settings(**explicit: Any) -> Settings:
+    """`Settings` from explicit values and the environment.
+
+    Raises:
+        SettingsError: a value is unusable, unknown, or contradicts another; the message says which.
+    """
+    try:
+        return Settings(**{name: value for name, value in explicit.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsError(f"Unusable settings. {problems}.") from None
