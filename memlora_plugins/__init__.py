@@ -1,1 +1,140 @@
-"""Long-term memory for LLM agents, run by small models."""
+"""Long-term memory for LLM agents, run by small models.
+
+    from memlora_plugins import Memory, Message, Scope
+
+    with Memory.open() as memory:
+        ana = Scope("ana")
+        memory.add([Message("user", "I moved to Lisbon in May.")], scope=ana)
+        memory.search("Where does she live?", scope=ana)
+
+Heavy parts (torch, Qdrant, httpx…) load when they are first used, not here.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    AdapterError,
+    BackendError,
+    BackendNotConfiguredError,
+    BackendUnavailableError,
+    ClosedError,
+    ConflictError,
+    EmbedderMismatchError,
+    EmbeddingError,
+    ForkedError,
+    InvalidInputError,
+    MemloraError,
+    MessageError,
+    MissingDependencyError,
+    NotFoundError,
+    NotPortableError,
+    ReplyError,
+    RetiredError,
+    ScopeError,
+    SettingsError,
+    StoreError,
+    StoreLockedError,
+    StoreUnavailableError,
+)
+from .types import (
+    AddResult,
+    Answer,
+    Fact,
+    FactEvent,
+    Failure,
+    Hit,
+    ImagePart,
+    Message,
+    Scope,
+    Stage,
+    TextPart,
+    Token,
+    Turn,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from .memory import AsyncMemory, Memory
+    from .embedding import OpenAIEmbedder, SentenceTransformerEmbedder
+    from .serving.local import LocalBackend
+    from .serving.openai_compatible import OpenAIBackend
+    from .serving.server import VLLMServer
+    from .serving.vllm import VLLMBackend
+    from .settings import Settings
+    from .store.edge import EdgeFactStore
+    from .store.qdrant import QdrantFactStore
+
+__all__ = [
+    "AdapterError",
+    "AddResult",
+    "Answer",
+    "AsyncMemory",
+    "BackendError",
+    "BackendNotConfiguredError",
+    "BackendUnavailableError",
+    "ClosedError",
+    "ConflictError",
+    "EdgeFactStore",
+    "EmbedderMismatchError",
+    "EmbeddingError",
+    "Fact",
+    "FactEvent",
+    "Failure",
+    "ForkedError",
+    "Hit",
+    "ImagePart",
+    "InvalidInputError",
+    "LocalBackend",
+    "MemloraError",
+    "Memory",
+    "Message",
+    "MessageError",
+    "MissingDependencyError",
+    "NotFoundError",
+    "NotPortableError",
+    "OpenAIBackend",
+    "OpenAIEmbedder",
+    "QdrantFactStore",
+    "ReplyError",
+    "RetiredError",
+    "Scope",
+    "ScopeError",
+    "SentenceTransformerEmbedder",
+    "Settings",
+    "SettingsError",
+    "Stage",
+    "StoreError",
+    "StoreLockedError",
+    "StoreUnavailableError",
+    "TextPart",
+    "Token",
+    "Turn",
+    "Usage",
+    "VLLMBackend",
+    "VLLMServer",
+]
+
+_LATE = {
+    "AsyncMemory": "memory",
+    "Memory": "memory",
+    "EdgeFactStore": "store.edge",
+    "LocalBackend": "serving.local",
+    "OpenAIBackend": "serving.openai_compatible",
+    "OpenAIEmbedder": "embedding",
+    "QdrantFactStore": "store.qdrant",
+    "SentenceTransformerEmbedder": "embedding",
+    "Settings": "settings",
+    "VLLMBackend": "serving.vllm",
+    "VLLMServer": "serving.server",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module(f".{_LATE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -42,9 +42,9 @@ class Settings(BaseSettings):
     adapters: dict[str, str] = Field(default_factory=dict)
     """Expert name to adapter: a folder, or the name of one that the server already serves."""
     api_key: SecretStr | None = None
-    connect_timeout: float = Field(5.0, gt=0)
+    connect_timeout: float = Field(default=5.0, gt=0)
     """Seconds to reach the model server."""
-    read_timeout: float = Field(120.0, gt=0)
+    read_timeout: float = Field(default=120.0, gt=0)
     """Seconds without an answer from the model server."""
 
     embedder: str = "all-MiniLM-L6-v2"
@@ -53,13 +53,15 @@ class Settings(BaseSettings):
     """An OpenAI-compatible `/v1/embeddings` server instead of a model in process."""
     embedder_api_key: SecretStr | None = None
 
-    neighbours_per_fact: int = Field(5, ge=1, le=50)
+    neighbours_per_fact: int = Field(default=5, ge=1, le=50)
     """How many old facts the update expert sees for each new one (the paper's pipeline uses 5)."""
-    similarity_threshold: float = Field(0.35, ge=-1, le=1)
+    similarity_threshold: float = Field(default=0.35, ge=-1, le=1)
     """Cosine below which an old fact is no neighbour; a new fact without neighbours is added without a model call."""
-    token_budget: int = Field(800, ge=16)
+    exchange_chars: int = Field(default=4000, ge=200)
+    """Longest piece of one message that one extraction sees; longer messages are distilled piece by piece."""
+    token_budget: int = Field(default=800, ge=16)
     """Default size of a context, in estimated tokens."""
-    workers: int = Field(4, ge=1, le=64)
+    workers: int = Field(default=4, ge=1, le=64)
     """Background threads that distil what `add(wait=False)` left."""
     resume: bool = True
     """Distil in the background what an earlier process left pending."""

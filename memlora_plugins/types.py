@@ -184,6 +184,21 @@ class Turn:
     images: tuple[ImagePart, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def hit(self, score: float) -> Hit:
+        """This turn as something found."""
+        return Hit(
+            kind="turn",
+            text=self.text,
+            score=score,
+            id=self.id,
+            created_at=self.created_at,
+            sources=(self.message_id,),
+            role=self.role,
+            name=self.name,
+            session_id=self.scope.session_id,
+            metadata=self.metadata,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
@@ -213,6 +228,18 @@ class Fact:
     def retired(self) -> bool:
         """True for a version that is no longer current."""
         return self.retired_at is not None
+
+    def hit(self, score: float) -> Hit:
+        """This fact as something found."""
+        return Hit(
+            kind="fact",
+            text=self.text,
+            score=score,
+            id=self.id,
+            created_at=self.valid_from,
+            sources=self.sources,
+            metadata=self.metadata,
+        )
 
 
 @dataclass(frozen=True, slots=True)

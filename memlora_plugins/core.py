@@ -1,0 +1,294 @@
+"""What both doors share: the parts of an open memory, and the flow behind each method."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .errors import ClosedError, ForkedError, InvalidInputError, NotPortableError, ScopeError
+from .flows import curate, recall, remember, transfer
+from .flows.effects import Call, Flow, drive
+from .types import AddResult, Answer, Fact, Hit, Kind, Message, Scope, Turn
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from .embedding import Embedder
+    from .serving.base import Backend
+    from .settings import Settings
+    from .store.base import FactStore
+
+
+class Core:
+    """An open memory without a door: parts, background worker, and one flow per public method.
+
+    It owns its parts: `close` closes them. It is the `IO` that the flows' effects are carried out with.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: FactStore,
+        embedder: Embedder,
+        settings: Settings,
+        *,
+        portable: bool,
+    ) -> None:
+        self.backend = backend
+        self.store = store
+        self.embedder = embedder
+        self.settings = settings
+        self._portable = portable
+        self._pid = os.getpid()
+        self._closed = False
+        self._claims = _Claims()
+        self._worker = Worker(self._distil_now, settings.workers)
+        self._rules = remember.Rules(
+            prompt_style=backend.prompt_style,
+            neighbours_per_fact=settings.neighbours_per_fact,
+            similarity_threshold=settings.similarity_threshold,
+            exchange_chars=settings.exchange_chars,
+        )
+
+    def start(self) -> Flow[None]:
+        """Open the store and, where settings say so, resume what an earlier process left pending."""
+        yield from self.store.open(self.embedder.name, self.embedder.dimension)
+        if self.settings.resume and self.can_distil:
+            yield from self._queue_pending()
+
+    @property
+    def can_distil(self) -> bool:
+        from .serving.unconfigured import UnconfiguredBackend
+
+        return not isinstance(self.backend, UnconfiguredBackend)
+
+    def check(self, scope: Scope | None = None) -> None:
+        """Raise what makes any use impossible: closed, forked, or no scope."""
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                "This memory was opened before the process forked. Open it in the child (the folder must be closed in "
+                "the parent), or use a Qdrant server to share one store between processes."
+            )
+        if self._closed:
+            raise ClosedError("This memory is closed; open it again.")
+        if scope is not None and not isinstance(scope, Scope):
+            raise ScopeError(f"scope must be a Scope, got {type(scope).__name__}. Write scope=Scope(user_id).")
+
+    def add(self, messages: Sequence[Message], scope: Scope, wait: bool, distil: bool) -> Flow[AddResult]:
+        kept = yield from remember.keep(self.store, scope, messages, self._rules, distil=distil)
+        result = AddResult(turns=kept.turns, errors=kept.errors)
+        pending = tuple(turn for turn in kept.turns if turn.pending) if distil else ()
+        if not pending:
+            return result
+        ids = [turn.id for turn in pending]
+        if not wait:
+            self._worker.submit(scope, ids)
+            return replace(result, pending=pending)
+        done = yield from remember.distil(self.store, scope, ids, self._rules, self._claims)
+        left = {turn.id for turn in done.pending}
+        turns = tuple(replace(turn, pending=turn.id in left) for turn in kept.turns)
+        return replace(done, turns=turns, errors=kept.errors + done.errors)
+
+    def search(self, text: str, scope: Scope, limit: int, kinds: Sequence[Kind]) -> Flow[list[Hit]]:
+        return recall.search(self.store, scope, text, limit=limit, kinds=kinds)
+
+    def context(self, text: str, scope: Scope, token_budget: int | None) -> Flow[str]:
+        return recall.context(self.store, scope, text, token_budget=self._budget(token_budget))
+
+    def answer(self, question: str, scope: Scope, token_budget: int | None) -> Flow[Answer]:
+        return recall.answer(self.store, scope, question, self._rules, token_budget=self._budget(token_budget))
+
+    def facts(self, scope: Scope, retired: bool, limit: int | None) -> Flow[list[Fact]]:
+        return self.store.facts(scope, retired=retired, limit=limit)
+
+    def turns(self, scope: Scope, pending: bool | None, limit: int | None, newest_first: bool) -> Flow[list[Turn]]:
+        return self.store.turns(scope, pending=pending, limit=limit, newest_first=newest_first)
+
+    def get(self, id: str, scope: Scope) -> Flow[Fact | Turn]:
+        return curate.get(self.store, scope, id)
+
+    def history(self, id: str, scope: Scope) -> Flow[list[Fact]]:
+        return curate.history(self.store, scope, id)
+
+    def edit(self, id: str, text: str, scope: Scope) -> Flow[Fact]:
+        return curate.edit(self.store, scope, id, text, self._rules)
+
+    def delete(self, id: str, scope: Scope) -> Flow[Fact]:
+        return curate.delete(self.store, scope, id, self._rules)
+
+    def export(self, scope: Scope) -> Flow[list[dict[str, Any]]]:
+        return transfer.export(self.store, scope)
+
+    def load(self, rows: Iterable[Mapping[str, Any]], scope: Scope) -> Flow[int]:
+        return transfer.load(self.store, scope, rows)
+
+    def erase(self, scope: Scope) -> Flow[int]:
+        self._worker.forget(scope)
+        return (yield from self.store.erase(scope))
+
+    def count(self, scope: Scope) -> Flow[dict[str, int]]:
+        return self.store.count(scope)
+
+    def flush(self) -> Flow[AddResult]:
+        """Distil everything that is pending, then make all of it survive a power loss."""
+        import asyncio
+
+        yield from self._queue_pending()
+        done = self._worker.idle()
+        result = yield from Call(done.result, lambda: asyncio.wrap_future(done))
+        yield from self.store.flush()
+        return result
+
+    def _queue_pending(self) -> Flow[None]:
+        people: dict[Scope, list[str]] = {}
+        for turn in (yield from self.store.pending()):
+            people.setdefault(turn.scope.without_session(), []).append(turn.id)
+        for scope, ids in people.items():
+            self._worker.submit(scope, ids)
+
+    def _distil_now(self, scope: Scope, ids: list[str]) -> AddResult:
+        return drive(remember.distil(self.store, scope, ids, self._rules, self._claims), self)
+
+    def _budget(self, tokens: int | None) -> int:
+        if tokens is None:
+            return self.settings.token_budget
+        if tokens < 1:
+            raise InvalidInputError(f"token_budget must be at least 1, got {tokens}.")
+        return tokens
+
+    def portable(self) -> dict[str, Any]:
+        """The settings that reopen this memory, without secrets.
+
+        Raises:
+            NotPortableError: it was built by hand from parts.
+        """
+        if not self._portable:
+            raise NotPortableError(
+                "This memory was built from parts, which settings cannot describe. Use Memory.open(…) for one that "
+                "can be serialized."
+            )
+        return self.settings.portable()
+
+    def __str__(self) -> str:
+        return f"{self.backend.describe()}; {self.store.describe()}; {self.embedder.name}"
+
+    def close(self) -> None:
+        if self._shut():
+            self.backend.close()
+            self.embedder.close()
+            self.store.close()
+
+    async def aclose(self) -> None:
+        if self._shut():
+            await self.backend.aclose()
+            await self.embedder.aclose()
+            await self.store.aclose()
+
+    def _shut(self) -> bool:
+        if self._closed or os.getpid() != self._pid:
+            return False
+        self._closed = True
+        self._worker.close()
+        return True
+
+
+class _Claims:
+    """The turns somebody in this process is distilling."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: set[str] = set()
+
+    def take(self, turn: str) -> bool:
+        with self._lock:
+            if turn in self._taken:
+                return False
+            self._taken.add(turn)
+            return True
+
+    def give_back(self, turn: str) -> None:
+        with self._lock:
+            self._taken.discard(turn)
+
+
+def by_hand(backend: Backend, store: FactStore, embedder: Embedder, settings: Settings | None) -> Core:
+    """An open core over ready-made parts."""
+    from .settings import Settings
+
+    return _started(Core(backend, store, embedder, settings or Settings(), portable=False))
+
+
+def from_settings(**explicit: Any) -> Core:
+    """An open core with the parts that settings describe."""
+    from .settings import load_settings
+
+    settings = load_settings(**explicit)
+    parts: list[Any] = []
+    try:
+        parts.extend((_store(settings), _embedder(settings), _backend(settings)))
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise
+    store, embedder, backend = parts
+    return _started(Core(backend, store, embedder, settings, portable=True))
+
+
+def _started(core: Core) -> Core:
+    try:
+        drive(core.start(), core)
+    except BaseException:
+        core.close()
+        raise
+    return core
+
+
+def _backend(settings: Settings) -> Backend:
+    if settings.model is None:
+        from .serving.unconfigured import UnconfiguredBackend
+
+        return UnconfiguredBackend()
+    if settings.base_url is None:
+        from .serving.local import LocalBackend
+
+        return LocalBackend(settings.model, settings.adapters)
+    if settings.api == "openai":
+        from .serving.openai_compatible import OpenAIBackend
+
+        return OpenAIBackend(
+            settings.base_url,
+            settings.model,
+            api_key=settings.api_key,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+        )
+    from .serving.vllm import VLLMBackend
+
+    return VLLMBackend(
+        settings.base_url,
+        settings.model,
+        adapters=settings.adapters,
+        api_key=settings.api_key,
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+    )
+
+
+def _store(settings: Settings) -> FactStore:
+    if settings.qdrant_url is not None:
+        from .store.qdrant import QdrantFactStore
+
+        return QdrantFactStore(url=settings.qdrant_url, api_key=settings.qdrant_api_key, collection=settings.collection)
+    from .store.edge import EdgeFactStore
+
+    return EdgeFactStore(settings.path)
+
+
+def _embedder(settings: Settings) -> Embedder:
+    from .embedding import OpenAIEmbedder, SentenceTransformerEmbedder
+
+    if settings.embedder_url is not None:
+        return OpenAIEmbedder(settings.embedder_url, settings.embedder, api_key=settings.embedder_api_key)
+    return SentenceTransformerEmbedder(settings.embedder)

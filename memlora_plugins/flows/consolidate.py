@@ -1,0 +1,237 @@
+"""Bringing a turn's new facts together with what is known: one commit per turn.
+
+Model-free rules first: a fact that is known word for word gains a source and nothing else happens; a fact without a
+near neighbour is added. Only the rest is put before the update expert. Old facts are never overwritten (see
+`types.Fact`), and an older statement never retires a newer one: it is recorded as the past that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ..errors import ConflictError, ReplyError
+from ..experts import update
+from ..store.base import Change, FactStore, NewSources, Retirement
+from ..types import AddResult, Fact, FactEvent, Failure, Operation, Stage, Turn, Usage, fact_id, normalise
+from .asking import Asked, ask
+from .effects import Embed, Emit, Flow
+
+if TYPE_CHECKING:
+    from ..embedding import Vector
+    from .remember import Rules
+
+
+def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules) -> Flow[AddResult]:
+    """Decide on each new fact and commit; start over from fresh neighbours when somebody else committed meanwhile.
+
+    Raises:
+        ConflictError: it kept happening, or the turn was distilled or erased by somebody else.
+        ReplyError, BackendError, EmbeddingError: nothing was changed.
+    """
+    new = list({normalise(text): text for text in texts}.values())
+    embedded = yield from Embed(new)
+    vectors = dict(zip(new, embedded, strict=True))
+    answers = _Answers(turn, rules)
+    for attempt in range(1, rules.commit_attempts + 1):
+        plan = yield from _plan(store, turn, new, vectors, answers, rules)
+        try:
+            yield from store.commit(turn.scope, plan.change())
+        except ConflictError:
+            now = yield from store.turns(turn.scope, ids=[turn.id])
+            if attempt == rules.commit_attempts or not (now and now[0].pending):
+                raise
+            continue
+        return AddResult(events=tuple(plan.events), errors=answers.errors, usage=answers.usage)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+class _Answers:
+    """The update expert's answers for this turn: asked again only if the old facts changed."""
+
+    def __init__(self, turn: Turn, rules: Rules) -> None:
+        self._turn = turn
+        self._rules = rules
+        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], update.Decisions] = {}
+        self.usage = Usage()
+        self.errors: tuple[Failure, ...] = ()
+
+    def about(self, old: Sequence[str], new: Sequence[str]) -> Flow[update.Decisions]:
+        key = (tuple(old), tuple(new))
+        if key not in self._known:
+            yield from Emit(Stage("update", {"turn": self._turn.id, "old": len(old), "new": len(new)}))
+            asked: Asked[update.Decisions] = yield from ask(
+                "update",
+                update.messages(old, new, self._rules.prompt_style("update")),
+                lambda reply: update.read(reply, old, new),
+                schema=update.SCHEMA,
+                max_tokens=update.MAX_TOKENS,
+            )
+            self.usage += asked.usage
+            if asked.truncated:
+                error = ReplyError("The reply was cut off twice; new facts it did not reach were added as they are.")
+                self.errors = (Failure("update", error, (self._turn.id,)),)
+            self._known[key] = asked.reading
+        return self._known[key]
+
+
+def _plan(
+    store: FactStore,
+    turn: Turn,
+    new: Sequence[str],
+    vectors: dict[str, Vector],
+    answers: _Answers,
+    rules: Rules,
+) -> Flow[_Plan]:
+    scope = turn.scope.without_session()
+    known = yield from store.same_text(scope, new)
+    plan = _Plan(turn, rules.clock())
+    for fact in known:
+        if fact is not None:
+            plan.say_again(fact)
+    fresh = [text for text, fact in zip(new, known, strict=True) if fact is None]
+    near = yield from store.neighbours(scope, [vectors[text] for text in fresh], limit=rules.neighbours_per_fact)
+    old: dict[str, Fact] = {}
+    asked_about: list[str] = []
+    for text, found in zip(fresh, near, strict=True):
+        close = [fact for fact, cosine in found if cosine >= rules.similarity_threshold]
+        old.update((fact.id, fact) for fact in close)
+        if close:
+            asked_about.append(text)
+        else:
+            plan.add(text)
+    if asked_about:
+        neighbours = list(old.values())
+        decisions = yield from answers.about([fact.text for fact in neighbours], asked_about)
+        plan.follow(decisions, neighbours, asked_about)
+    missing = [fact.text for fact in plan.added if fact.text not in vectors]  # texts that the update expert merged
+    if missing:
+        embedded = yield from Embed(missing)
+        vectors.update(zip(missing, embedded, strict=True))
+    plan.vectors = vectors
+    return plan
+
+
+class _Plan:
+    """The change under construction, and the events that tell of it."""
+
+    def __init__(self, turn: Turn, now: datetime) -> None:
+        self._turn = turn
+        self._now = now
+        self._retired: set[str] = set()
+        self._retirements: list[Retirement] = []
+        self._sources: list[NewSources] = []
+        self.added: list[Fact] = []
+        self.events: list[FactEvent] = []
+        self.vectors: dict[str, Vector] = {}
+
+    def change(self) -> Change:
+        return Change(
+            add=tuple((fact, self.vectors.get(fact.text)) for fact in self.added),
+            retire=tuple(self._retirements),
+            sources=tuple(self._sources),
+            done=(self._turn.id,),
+        )
+
+    def say_again(self, fact: Fact) -> None:
+        """Known already: the fact gains this turn as a source."""
+        self._sources.append(NewSources(fact.id, fact.version, (self._turn.message_id,)))
+        self.events.append(FactEvent("NONE", fact, fact))
+
+    def add(self, text: str) -> Fact | None:
+        return self._new(text, "ADD")
+
+    def follow(self, decisions: update.Decisions, old: Sequence[Fact], new: Sequence[str]) -> None:
+        """Carry out the update expert's decisions. DELETEs come last, so that they can name what replaced them."""
+        replaced: dict[int, Fact] = {}
+        for decision in decisions.items:
+            target = old[decision.target] if decision.target is not None else None
+            fact: Fact | None = None
+            if decision.operation == "NONE":
+                if target is not None and target.id not in self._retired:
+                    self.say_again(target)
+            elif decision.operation == "UPDATE" and target is not None and target.id not in self._retired:
+                fact = self._replace(target, decision.text, new[decision.fact])
+            elif decision.operation in ("ADD", "UPDATE"):
+                fact = self.add(decision.text)
+            if fact is not None:
+                replaced[decision.fact] = fact
+        for decision in decisions.items:
+            if decision.operation == "DELETE" and decision.target is not None:
+                self._delete(old[decision.target], replaced.get(decision.fact))
+
+    def _replace(self, old: Fact, text: str, said: str) -> Fact | None:
+        if normalise(text) == normalise(old.text):
+            self.say_again(old)
+            return None
+        merged = normalise(text) != normalise(said)
+        sources = (*old.sources, self._turn.message_id) if merged else (self._turn.message_id,)
+        if self._turn.created_at < old.valid_from:  # an older statement: it is history, the newer one stands
+            return self._new(said, "ADD", past_of=old)
+        fact = self._new(text, "UPDATE", sources=sources, version=old.version + 1, previous=old)
+        if fact is not None:
+            self._retire(old, "UPDATE", fact)
+        return fact
+
+    def _delete(self, old: Fact, replacement: Fact | None) -> None:
+        if old.id in self._retired or self._turn.created_at < old.valid_from:
+            return
+        retirement = self._retire(old, "DELETE", replacement)
+        gone = replace(
+            old,
+            retired_at=retirement.retired_at,
+            retired_by="DELETE",
+            valid_to=retirement.valid_to,
+            superseded_by=retirement.superseded_by,
+        )
+        self.events.append(FactEvent("DELETE", gone, old))
+
+    def _retire(self, old: Fact, by: Operation, replacement: Fact | None) -> Retirement:
+        retirement = Retirement(
+            id=old.id,
+            version=old.version,
+            retired_by=by,
+            retired_at=self._now,
+            valid_to=self._turn.created_at,
+            superseded_by=replacement.id if replacement else None,
+        )
+        self._retired.add(old.id)
+        self._retirements.append(retirement)
+        return retirement
+
+    def _new(
+        self,
+        text: str,
+        operation: Operation,
+        *,
+        sources: tuple[str, ...] | None = None,
+        version: int = 1,
+        previous: Fact | None = None,
+        past_of: Fact | None = None,
+    ) -> Fact | None:
+        id = fact_id(self._turn.id, text)
+        if any(fact.id == id for fact in self.added):
+            return None
+        fact = Fact(
+            id=id,
+            scope=self._turn.scope.without_session(),
+            text=text,
+            sources=tuple(dict.fromkeys(sources or (self._turn.message_id,))),
+            valid_from=self._turn.created_at,
+            recorded_at=self._now,
+            operation=operation,
+            version=version,
+        )
+        if past_of is not None:
+            fact = replace(
+                fact,
+                valid_to=past_of.valid_from,
+                retired_at=self._now,
+                retired_by="UPDATE",
+                superseded_by=past_of.id,
+            )
+        self.added.append(fact)
+        self.events.append(FactEvent(operation, fact, previous))
+        return fact

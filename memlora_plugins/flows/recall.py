@@ -1,0 +1,118 @@
+"""Reading memory: search, a context that fits a token budget, and an answer from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidInputError
+from ..experts import generation
+from ..serving.base import Request
+from ..store.base import FactStore
+from ..types import Answer, Hit, Kind, Scope, Stage, clean_text
+from .effects import Complete, Embed, Emit, Flow
+
+if TYPE_CHECKING:
+    from .remember import Rules
+
+_SHORTEST_ITEM = 8  # tokens a remembered line costs at least, with its date
+_CANDIDATES = 50  # hits considered for a context
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """Memories for a question, best first, or all of them in order (`everything`)."""
+
+    hits: tuple[Hit, ...]
+    everything: bool = False
+
+
+def search(
+    store: FactStore, scope: Scope, text: str, *, limit: int, kinds: Sequence[Kind] = ("fact", "turn")
+) -> Flow[list[Hit]]:
+    """Facts and turns that answer `text`, best first, at most `limit`.
+
+    Raises:
+        InvalidInputError: blank text, or a limit below 1.
+        EmbeddingError: the embedder failed.
+    """
+    text = _question(text)
+    if limit < 1:
+        raise InvalidInputError(f"limit must be at least 1, got {limit}.")
+    vectors = yield from Embed([text])
+    return (yield from store.search(scope, text, vectors[0], limit=limit, kinds=kinds))
+
+
+def recall(store: FactStore, scope: Scope, text: str, *, token_budget: int) -> Flow[Recalled]:
+    """What a prompt about `text` should contain, within `token_budget` estimated tokens.
+
+    A memory that fits the budget whole is returned whole, in order of time; otherwise the best hits are, best first.
+    """
+    text = _question(text)
+    everything = yield from _everything(store, scope, token_budget)
+    if everything is not None:
+        return Recalled(tuple(everything), everything=True)
+    hits = yield from search(store, scope, text, limit=_CANDIDATES)
+    chosen, left = [], token_budget
+    for hit in hits:
+        cost = tokens(generation.memory_line(hit))
+        if cost <= left:
+            chosen.append(hit)
+            left -= cost
+    return Recalled(tuple(chosen))
+
+
+def context(store: FactStore, scope: Scope, text: str, *, token_budget: int) -> Flow[str]:
+    """The recalled memories as lines of text, in order of time: ready for a prompt."""
+    recalled = yield from recall(store, scope, text, token_budget=token_budget)
+    return "\n".join(generation.memory_line(hit) for hit in in_order(recalled.hits))
+
+
+def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token_budget: int) -> Flow[Answer]:
+    """Recall, then ask the generation expert.
+
+    Emits `Stage("recall")`, `Stage("generation")` and, where the driver streams, `Token`s.
+
+    Raises:
+        BackendError: the model failed. ReplyError: it said nothing.
+    """
+    yield from Emit(Stage("recall"))
+    recalled = yield from recall(store, scope, question, token_budget=token_budget)
+    yield from Emit(Stage("generation", {"memories": len(recalled.hits)}))
+    hits = in_order(recalled.hits)
+    messages = generation.messages(_question(question), hits, rules.prompt_style("generation"), now=rules.clock())
+    request = Request("generation", messages, max_tokens=generation.MAX_TOKENS)
+    completion = yield from Complete(request, stream=True)
+    return Answer(generation.read(completion.text), recalled.hits, completion.usage)
+
+
+def in_order(hits: Sequence[Hit]) -> list[Hit]:
+    """By time; a fact stands after the turns of its moment."""
+    return sorted(hits, key=lambda hit: (hit.created_at, hit.kind == "fact"))
+
+
+def tokens(text: str) -> int:
+    """An estimate that rather errs high: most tokenizers need fewer for ordinary prose."""
+    return math.ceil(max(len(text.encode()) / 3.5, len(text.split()) * 1.2)) + 1
+
+
+def _everything(store: FactStore, scope: Scope, token_budget: int) -> Flow[list[Hit] | None]:
+    most = token_budget // _SHORTEST_ITEM
+    counts = yield from store.count(scope)
+    if counts["facts"] + counts["turns"] > most:
+        return None
+    facts = yield from store.facts(scope)
+    turns = yield from store.turns(scope)
+    spoken = [turn for turn in turns if turn.role in ("user", "assistant") and turn.text.strip()]
+    hits = in_order([*(turn.hit(1.0) for turn in spoken), *(fact.hit(1.0) for fact in facts)])
+    if sum(tokens(generation.memory_line(hit)) for hit in hits) > token_budget:
+        return None
+    return hits
+
+
+def _question(text: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidInputError("The question is blank; pass the words to look for.")
+    return clean_text(text)

@@ -1,0 +1,161 @@
+"""Taking a memory out as rows, and bringing rows in."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from ..errors import InvalidInputError
+from ..store.base import FactStore
+from ..store.ranking import turn_text
+from ..types import Fact, ImagePart, Scope, Turn, as_utc, clean_text, fact_id, turn_id
+from .effects import Embed, Flow
+
+_BATCH = 256  # rows embedded and written at once by load
+
+
+def export(store: FactStore, scope: Scope) -> Flow[list[dict[str, Any]]]:
+    """Turns and facts of every version as JSON-ready rows, oldest first."""
+    turns = yield from store.turns(scope)
+    facts = yield from store.facts(scope, retired=True)
+    return [*(_turn_row(turn) for turn in turns), *(_fact_row(fact) for fact in facts)]
+
+
+def load(store: FactStore, scope: Scope, rows: Iterable[Mapping[str, Any]]) -> Flow[int]:
+    """Bring exported rows into `scope` (its user; sessions as exported unless the scope names one).
+
+    Rows that are there already change nothing, so a broken load can be repeated. Returns how many were new.
+
+    Raises:
+        InvalidInputError: a row is not of the exported form; the message gives its number.
+    """
+    new, batch = 0, []
+    for number, row in enumerate(rows, start=1):
+        batch.append(_from_row(scope, row, number))
+        if len(batch) == _BATCH:
+            new += yield from _restore(store, batch)
+            batch = []
+    if batch:
+        new += yield from _restore(store, batch)
+    return new
+
+
+def _restore(store: FactStore, items: list[Fact | Turn]) -> Flow[int]:
+    vectors = yield from Embed([turn_text(item) if isinstance(item, Turn) else item.text for item in items])
+    pairs = list(zip(items, vectors, strict=True))
+    return (
+        yield from store.restore(
+            [(item, vector) for item, vector in pairs if isinstance(item, Fact)],
+            [(item, vector) for item, vector in pairs if isinstance(item, Turn)],
+        )
+    )
+
+
+def _turn_row(turn: Turn) -> dict[str, Any]:
+    return {
+        "kind": "turn",
+        "id": turn.id,
+        **_scope_row(turn.scope),
+        "message_id": turn.message_id,
+        "role": turn.role,
+        "name": turn.name,
+        "text": turn.text,
+        "images": [image.url for image in turn.images],
+        "created_at": turn.created_at.isoformat(),
+        "recorded_at": turn.recorded_at.isoformat(),
+        "position": turn.position,
+        "pending": turn.pending,
+        "metadata": dict(turn.metadata),
+    }
+
+
+def _fact_row(fact: Fact) -> dict[str, Any]:
+    return {
+        "kind": "fact",
+        "id": fact.id,
+        **_scope_row(fact.scope),
+        "text": fact.text,
+        "sources": list(fact.sources),
+        "valid_from": fact.valid_from.isoformat(),
+        "valid_to": fact.valid_to.isoformat() if fact.valid_to else None,
+        "recorded_at": fact.recorded_at.isoformat(),
+        "retired_at": fact.retired_at.isoformat() if fact.retired_at else None,
+        "retired_by": fact.retired_by,
+        "superseded_by": fact.superseded_by,
+        "operation": fact.operation,
+        "version": fact.version,
+        "metadata": dict(fact.metadata),
+    }
+
+
+def _scope_row(scope: Scope) -> dict[str, str | None]:
+    return {"user_id": scope.user_id, "agent_id": scope.agent_id, "session_id": scope.session_id}
+
+
+def _from_row(scope: Scope, row: Mapping[str, Any], number: int) -> Fact | Turn:
+    try:
+        own = row["user_id"] == scope.user_id and scope.agent_id in (None, row.get("agent_id"))
+        agent = scope.agent_id or row.get("agent_id")
+        if row["kind"] == "turn":
+            return _turn_from(Scope(scope.user_id, agent, scope.session_id or row.get("session_id")), row)
+        if row["kind"] == "fact":
+            return _fact_from(Scope(scope.user_id, agent), row, own)
+        raise ValueError(f"kind is {row['kind']!r}, not 'turn' or 'fact'")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidInputError(f"Row {number} is not an exported row: {type(error).__name__}: {error}.") from error
+
+
+def _turn_from(scope: Scope, row: Mapping[str, Any]) -> Turn:
+    return Turn(
+        id=turn_id(scope, row["message_id"]),
+        scope=scope,
+        message_id=row["message_id"],
+        role=row["role"],
+        name=row.get("name"),
+        text=clean_text(row["text"]),
+        images=tuple(ImagePart(url) for url in row.get("images") or ()),
+        created_at=_time(row["created_at"]),
+        recorded_at=_time(row["recorded_at"]),
+        position=int(row["position"]),
+        pending=bool(row["pending"]),
+        metadata=dict(row.get("metadata") or {}),
+    )
+
+
+def _fact_from(scope: Scope, row: Mapping[str, Any], own: bool) -> Fact:
+    """A fact keeps its id within its own scope, and gets one derived from it in another."""
+
+    def local(id: str | None) -> str | None:
+        if id is None:
+            return None
+        uuid.UUID(id)
+        return id if own else fact_id(f"{scope}", id)
+
+    id = local(row["id"])
+    if id is None:
+        raise ValueError("id is missing")
+    return Fact(
+        id=id,
+        scope=scope,
+        text=clean_text(row["text"]),
+        sources=tuple(row["sources"]),
+        valid_from=_time(row["valid_from"]),
+        valid_to=_time_or_none(row.get("valid_to")),
+        recorded_at=_time(row["recorded_at"]),
+        retired_at=_time_or_none(row.get("retired_at")),
+        retired_by=row.get("retired_by"),
+        superseded_by=local(row.get("superseded_by")),
+        operation=row["operation"],
+        version=int(row["version"]),
+        metadata=dict(row.get("metadata") or {}),
+    )
+
+
+def _time(text: str) -> datetime:
+    return as_utc(datetime.fromisoformat(text))
+
+
+def _time_or_none(text: str | None) -> datetime | None:
+    return None if text is None else _time(text)

@@ -1,0 +1,372 @@
+"""The two doors: `Memory` for ordinary code, `AsyncMemory` for code on an event loop. Both drive the same flows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .core import by_hand, from_settings
+from .flows.effects import Finished, Flow, adrive, aevents, drive, events
+from .types import AddResult, Answer, Fact, Hit, Kind, Message, Scope, Stage, Token, Turn
+
+if TYPE_CHECKING:
+    from .embedding import Embedder
+    from .serving.base import Backend
+    from .settings import Settings
+    from .store.base import FactStore
+
+T = TypeVar("T")
+Event = Stage | Token | Answer
+"""What `stream` yields: stages as they begin, tokens as they come, and the whole `Answer` last."""
+
+_BOTH: tuple[Kind, ...] = ("fact", "turn")
+
+
+class Memory:
+    """Long-term memory of people, distilled by small models.
+
+    `Memory.open(...)` builds the parts from settings; `Memory(backend=, store=, embedder=)` takes them ready-made and
+    owns them from then on. Safe to use from many threads. A context manager; `close` releases the store's lock.
+
+    Every method that touches data takes a `Scope`: nothing is read or written without one.
+
+    Raises (any method):
+        ScopeError: `scope` is not a `Scope`. ClosedError: after `close`. ForkedError: in a forked child.
+        StoreUnavailableError: the store cannot be reached.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        store: FactStore,
+        embedder: Embedder,
+        settings: Settings | None = None,
+    ) -> None:
+        self._core = by_hand(backend, store, embedder, settings)
+
+    @classmethod
+    def open(cls, **settings: Any) -> Memory:
+        """Open a memory from settings: explicit arguments first, then `MEMLORA_*` environment variables.
+
+        Without arguments: an embedded store in `./.memlora`, MiniLM in process, and no model, so turns are kept and
+        searched but not distilled. See `Settings` for every argument and its default. A folder that is already open
+        in this process is shared.
+
+        Raises:
+            SettingsError: an unusable argument. StoreLockedError: another process holds the folder.
+            EmbedderMismatchError: the collection was made with another embedder. MissingDependencyError.
+        """
+        memory = cls.__new__(cls)
+        memory._core = from_settings(**settings)
+        return memory
+
+    @property
+    def aio(self) -> AsyncMemory:
+        """The asynchronous door of this same memory: one store, one worker."""
+        door = AsyncMemory.__new__(AsyncMemory)
+        door._core = self._core
+        return door
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._core.settings
+
+    def add(
+        self,
+        messages: Sequence[Message],
+        *,
+        scope: Scope,
+        wait: bool = True,
+        distil: bool = True,
+    ) -> AddResult:
+        """Remember what was said.
+
+        The turns are written durably first; then facts are distilled from what the person said: in this call, or in
+        the background with `wait=False`, or never with `distil=False`. A message that was added before changes
+        nothing. A model that fails or replies nonsense leaves turns `pending` (searchable all the same) and says why
+        in `errors`; `flush` or the next `open` tries again.
+
+        Raises:
+            MessageError: something that is not a `Message`.
+        """
+        return self._run(self._core.add(messages, scope, wait, distil), scope)
+
+    def search(
+        self,
+        text: str,
+        *,
+        scope: Scope,
+        limit: int = 10,
+        kinds: Sequence[Kind] = _BOTH,
+    ) -> list[Hit]:
+        """Facts and turns that answer `text`, best first.
+
+        Raises:
+            InvalidInputError: blank text or a limit below 1. EmbeddingError: the embedder failed.
+        """
+        return self._run(self._core.search(text, scope, limit, kinds), scope)
+
+    def context(self, text: str, *, scope: Scope, token_budget: int | None = None) -> str:
+        """Dated lines for a prompt about `text`, in order of time, within `token_budget` estimated tokens (default
+        `Settings.token_budget`). A memory that fits whole is given whole.
+        """
+        return self._run(self._core.context(text, scope, token_budget), scope)
+
+    def answer(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Answer:
+        """Recall, then let the generation expert answer from what was found.
+
+        Raises:
+            BackendError: the model failed or none is configured. ReplyError: it said nothing.
+        """
+        return self._run(self._core.answer(question, scope, token_budget), scope)
+
+    def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Iterator[Event]:
+        """`answer`, as it happens: `Stage` and `Token` events, then the `Answer`."""
+        self._core.check(scope)
+        answer = yield from events(self._core.answer(question, scope, token_budget), self._core)
+        yield answer
+
+    def facts(self, *, scope: Scope, retired: bool = False, limit: int | None = None) -> list[Fact]:
+        """Facts by the time they became true; with `retired` also the versions that are no longer current."""
+        return self._run(self._core.facts(scope, retired, limit), scope)
+
+    def turns(
+        self,
+        *,
+        scope: Scope,
+        pending: bool | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Turn]:
+        """What was said, verbatim, in order; `pending=True` for what is still to be distilled."""
+        return self._run(self._core.turns(scope, pending, limit, newest_first), scope)
+
+    def count(self, *, scope: Scope) -> dict[str, int]:
+        """`{"facts": current, "retired": …, "turns": …, "pending": …}`."""
+        return self._run(self._core.count(scope), scope)
+
+    def get(self, id: str, *, scope: Scope) -> Fact | Turn:
+        """The fact, of whatever version, or the turn with this id.
+
+        Raises:
+            NotFoundError: there is none in this scope.
+        """
+        return self._run(self._core.get(id, scope), scope)
+
+    def edit(self, id: str, text: str, *, scope: Scope) -> Fact:
+        """Replace a fact's text by hand; returns the new version, the old one stays in its history.
+
+        Raises:
+            NotFoundError; RetiredError: `id` is an old version (the error names the current one); ConflictError.
+        """
+        return self._run(self._core.edit(id, text, scope), scope)
+
+    def delete(self, id: str, *, scope: Scope) -> Fact:
+        """Retire a fact: search no longer sees it, `history` does. Physical removal is `erase`.
+
+        Raises:
+            NotFoundError, RetiredError, ConflictError: as `edit`.
+        """
+        return self._run(self._core.delete(id, scope), scope)
+
+    def history(self, id: str, *, scope: Scope) -> list[Fact]:
+        """Every version of a fact, oldest first: when, by which operation, from which messages.
+
+        Raises:
+            NotFoundError: no such fact in this scope.
+        """
+        return self._run(self._core.history(id, scope), scope)
+
+    def export(self, *, scope: Scope) -> Iterator[dict[str, Any]]:
+        """Everything in scope as JSON-ready rows: turns, then facts of every version."""
+        return iter(self._run(self._core.export(scope), scope))
+
+    def load(self, rows: Iterable[Mapping[str, Any]], *, scope: Scope) -> int:
+        """Bring exported rows into `scope`; returns how many were new. Safe to repeat.
+
+        Raises:
+            InvalidInputError: a row is not of the exported form.
+        """
+        return self._run(self._core.load(rows, scope), scope)
+
+    def erase(self, *, scope: Scope) -> int:
+        """Physically remove turns, facts, history and pending work; returns how many items went.
+
+        With a session: its turns, and the facts that have no other source.
+        """
+        return self._run(self._core.erase(scope), scope)
+
+    def flush(self) -> AddResult:
+        """Distil everything pending, then make all of it survive a power loss. Says what was done and what failed."""
+        return self._run(self._core.flush())
+
+    def close(self) -> None:
+        """Release the store's lock and the connections. Background work stops; what is left stays pending."""
+        self._core.close()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._core})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reopen, (type(self), self._core.portable())
+
+    def _run(self, flow: Flow[T], scope: Scope | None = None) -> T:
+        self._core.check(scope)
+        return drive(flow, self._core)
+
+
+class AsyncMemory:
+    """`Memory` with coroutines: same names, same arguments, same results.
+
+    Network I/O is natively asynchronous, a model in process runs on its own thread, and calls to the embedded store are
+    direct (under a millisecond each). Usable from several event loops.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        store: FactStore,
+        embedder: Embedder,
+        settings: Settings | None = None,
+    ) -> None:
+        self._core = by_hand(backend, store, embedder, settings)
+
+    @classmethod
+    async def open(cls, **settings: Any) -> AsyncMemory:
+        """As `Memory.open`; models are loaded off the event loop."""
+        door = cls.__new__(cls)
+        door._core = await asyncio.to_thread(from_settings, **settings)
+        return door
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._core.settings
+
+    async def add(
+        self,
+        messages: Sequence[Message],
+        *,
+        scope: Scope,
+        wait: bool = True,
+        distil: bool = True,
+    ) -> AddResult:
+        """As `Memory.add`."""
+        return await self._run(self._core.add(messages, scope, wait, distil), scope)
+
+    async def search(
+        self,
+        text: str,
+        *,
+        scope: Scope,
+        limit: int = 10,
+        kinds: Sequence[Kind] = _BOTH,
+    ) -> list[Hit]:
+        """As `Memory.search`."""
+        return await self._run(self._core.search(text, scope, limit, kinds), scope)
+
+    async def context(self, text: str, *, scope: Scope, token_budget: int | None = None) -> str:
+        """As `Memory.context`."""
+        return await self._run(self._core.context(text, scope, token_budget), scope)
+
+    async def answer(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Answer:
+        """As `Memory.answer`."""
+        return await self._run(self._core.answer(question, scope, token_budget), scope)
+
+    async def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> AsyncIterator[Event]:
+        """As `Memory.stream`."""
+        self._core.check(scope)
+        flow = self._core.answer(question, scope, token_budget)
+        async with aclosing(aevents(flow, self._core)) as items:
+            async for item in items:
+                yield item.result if isinstance(item, Finished) else item
+
+    async def facts(self, *, scope: Scope, retired: bool = False, limit: int | None = None) -> list[Fact]:
+        """As `Memory.facts`."""
+        return await self._run(self._core.facts(scope, retired, limit), scope)
+
+    async def turns(
+        self,
+        *,
+        scope: Scope,
+        pending: bool | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Turn]:
+        """As `Memory.turns`."""
+        return await self._run(self._core.turns(scope, pending, limit, newest_first), scope)
+
+    async def count(self, *, scope: Scope) -> dict[str, int]:
+        """As `Memory.count`."""
+        return await self._run(self._core.count(scope), scope)
+
+    async def get(self, id: str, *, scope: Scope) -> Fact | Turn:
+        """As `Memory.get`."""
+        return await self._run(self._core.get(id, scope), scope)
+
+    async def edit(self, id: str, text: str, *, scope: Scope) -> Fact:
+        """As `Memory.edit`."""
+        return await self._run(self._core.edit(id, text, scope), scope)
+
+    async def delete(self, id: str, *, scope: Scope) -> Fact:
+        """As `Memory.delete`."""
+        return await self._run(self._core.delete(id, scope), scope)
+
+    async def history(self, id: str, *, scope: Scope) -> list[Fact]:
+        """As `Memory.history`."""
+        return await self._run(self._core.history(id, scope), scope)
+
+    async def export(self, *, scope: Scope) -> AsyncIterator[dict[str, Any]]:
+        """As `Memory.export`, an asynchronous iterator."""
+        for row in await self._run(self._core.export(scope), scope):
+            yield row
+
+    async def load(self, rows: Iterable[Mapping[str, Any]], *, scope: Scope) -> int:
+        """As `Memory.load`."""
+        return await self._run(self._core.load(rows, scope), scope)
+
+    async def erase(self, *, scope: Scope) -> int:
+        """As `Memory.erase`."""
+        return await self._run(self._core.erase(scope), scope)
+
+    async def flush(self) -> AddResult:
+        """As `Memory.flush`."""
+        return await self._run(self._core.flush())
+
+    async def close(self) -> None:
+        """As `Memory.close`."""
+        await self._core.aclose()
+
+    async def __aenter__(self) -> AsyncMemory:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._core})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reopen, (type(self), self._core.portable())
+
+    async def _run(self, flow: Flow[T], scope: Scope | None = None) -> T:
+        self._core.check(scope)
+        return await adrive(flow, self._core)
+
+
+def reopen(door: type[Memory] | type[AsyncMemory], settings: dict[str, Any]) -> Memory | AsyncMemory:
+    """What unpickling calls: open from stored settings; secrets come from the environment."""
+    memory = door.__new__(door)
+    memory._core = from_settings(**settings)
+    return memory

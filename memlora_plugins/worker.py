@@ -1,0 +1,113 @@
+"""Write-behind: background threads that distil what `add(wait=False)` kept."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+
+from .errors import ClosedError, MemloraError
+from .flows.remember import combine
+from .types import AddResult, Failure, Scope
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs `distil(scope, turn ids)` on daemon threads: one at a time for a person, several persons at once.
+
+    Threads start when there is work and end when there is none, so an idle memory costs none. What is not finished at
+    `close()` or at the end of the process stays pending in the store.
+    """
+
+    def __init__(self, distil: Callable[[Scope, list[str]], AddResult], threads: int) -> None:
+        self._distil = distil
+        self._most = threads
+        self._lock = threading.Lock()
+        self._queue: OrderedDict[Scope, list[str]] = OrderedDict()
+        self._busy: set[Scope] = set()
+        self._threads: set[threading.Thread] = set()
+        self._waiting: list[tuple[Future[AddResult], list[AddResult]]] = []
+        self._closed = False
+
+    def submit(self, scope: Scope, ids: Iterable[str]) -> None:
+        """Queue turns of one person.
+
+        Raises:
+            ClosedError: after `close()`.
+        """
+        person = scope.without_session()
+        with self._lock:
+            if self._closed:
+                raise ClosedError("The memory is closed; open it again.")
+            self._queue.setdefault(person, []).extend(ids)
+            if not self._queue[person]:
+                del self._queue[person]
+                return
+            if len(self._threads) < min(self._most, len(self._queue) + len(self._busy)):
+                thread = threading.Thread(target=self._work, name="memlora-distil", daemon=True)
+                self._threads.add(thread)
+                thread.start()
+
+    def forget(self, scope: Scope) -> None:
+        """Drop queued work of a person (after an erase)."""
+        with self._lock:
+            for queued in [q for q in self._queue if q.user_id == scope.user_id]:
+                if scope.agent_id in (None, queued.agent_id):
+                    del self._queue[queued]
+
+    def idle(self) -> Future[AddResult]:
+        """A future of everything done from now until the queue is empty."""
+        future: Future[AddResult] = Future()
+        with self._lock:
+            if self._queue or self._busy:
+                self._waiting.append((future, []))
+                return future
+        future.set_result(AddResult())
+        return future
+
+    def close(self, grace: float = 1.0) -> None:
+        """Take nothing new, drop the queue, and wait at most `grace` seconds for what is under way."""
+        with self._lock:
+            self._closed = True
+            self._queue.clear()
+            threads = list(self._threads)
+            waiting, self._waiting = self._waiting, []
+        for future, _ in waiting:
+            future.set_exception(ClosedError("The memory was closed while it was flushing; the rest stays pending."))
+        for thread in threads:
+            thread.join(grace / len(threads))
+
+    def _work(self) -> None:
+        while (job := self._take()) is not None:
+            scope, ids = job
+            try:
+                result = self._distil(scope, ids)
+            except Exception as error:  # noqa: BLE001 (the thread's own boundary: reported by flush, never lost)
+                known = error if isinstance(error, MemloraError) else MemloraError(f"{type(error).__name__}: {error}")
+                result = AddResult(errors=(Failure("distil", known, tuple(ids)),))
+            for failure in result.errors:
+                log.warning("distilling left work undone: %s (%s)", failure.stage, type(failure.error).__name__)
+            self._done(scope, result)
+
+    def _take(self) -> tuple[Scope, list[str]] | None:
+        with self._lock:
+            scope = next((scope for scope in self._queue if scope not in self._busy), None)
+            if scope is None:
+                self._threads.discard(threading.current_thread())
+                return None
+            self._busy.add(scope)
+            return scope, self._queue.pop(scope)
+
+    def _done(self, scope: Scope, result: AddResult) -> None:
+        with self._lock:
+            self._busy.discard(scope)
+            for _, results in self._waiting:
+                results.append(result)
+            finished = []
+            if not (self._queue or self._busy):
+                finished, self._waiting = self._waiting, []
+        for future, results in finished:
+            future.set_result(combine(results))
