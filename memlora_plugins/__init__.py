@@ -37,6 +37,7 @@ from .errors import (
     StoreLockedError,
     StoreUnavailableError,
 )
+from .memory import AsyncMemory, Memory
 from .types import (
     AddResult,
     Answer,
@@ -55,7 +56,6 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .memory import AsyncMemory, Memory
     from .embedding import OpenAIEmbedder, SentenceTransformerEmbedder
     from .serving.local import LocalBackend
     from .serving.openai_compatible import OpenAIBackend
@@ -116,8 +116,6 @@ __all__ = [
 ]
 
 _LATE = {
-    "AsyncMemory": "memory",
-    "Memory": "memory",
     "EdgeFactStore": "store.edge",
     "LocalBackend": "serving.local",
     "OpenAIBackend": "serving.openai_compatible",

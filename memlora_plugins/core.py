@@ -64,8 +64,14 @@ class Core:
 
         return not isinstance(self.backend, UnconfiguredBackend)
 
-    def check(self, scope: Scope | None = None) -> None:
-        """Raise what makes any use impossible: closed, forked, or no scope."""
+    def check_scope(self, scope: Scope) -> None:
+        """`check`, and that there is a scope."""
+        self.check()
+        if not isinstance(scope, Scope):
+            raise ScopeError(f"scope must be a Scope, got {type(scope).__name__}. Write scope=Scope(user_id).")
+
+    def check(self) -> None:
+        """Raise what makes any use impossible: closed or forked."""
         if os.getpid() != self._pid:
             raise ForkedError(
                 "This memory was opened before the process forked. Open it in the child (the folder must be closed in "
@@ -73,8 +79,6 @@ class Core:
             )
         if self._closed:
             raise ClosedError("This memory is closed; open it again.")
-        if scope is not None and not isinstance(scope, Scope):
-            raise ScopeError(f"scope must be a Scope, got {type(scope).__name__}. Write scope=Scope(user_id).")
 
     def add(self, messages: Sequence[Message], scope: Scope, wait: bool, distil: bool) -> Flow[AddResult]:
         kept = yield from remember.keep(self.store, scope, messages, self._rules, distil=distil)
@@ -227,7 +231,7 @@ def from_settings(**explicit: Any) -> Core:
     settings = load_settings(**explicit)
     parts: list[Any] = []
     try:
-        parts.extend((_store(settings), _embedder(settings), _backend(settings)))
+        parts.extend((build_store(settings), build_embedder(settings), build_backend(settings)))
     except BaseException:
         for part in parts:
             part.close()
@@ -245,7 +249,7 @@ def _started(core: Core) -> Core:
     return core
 
 
-def _backend(settings: Settings) -> Backend:
+def build_backend(settings: Settings) -> Backend:
     if settings.model is None:
         from .serving.unconfigured import UnconfiguredBackend
 
@@ -276,7 +280,7 @@ def _backend(settings: Settings) -> Backend:
     )
 
 
-def _store(settings: Settings) -> FactStore:
+def build_store(settings: Settings) -> FactStore:
     if settings.qdrant_url is not None:
         from .store.qdrant import QdrantFactStore
 
@@ -286,7 +290,7 @@ def _store(settings: Settings) -> FactStore:
     return EdgeFactStore(settings.path)
 
 
-def _embedder(settings: Settings) -> Embedder:
+def build_embedder(settings: Settings) -> Embedder:
     from .embedding import OpenAIEmbedder, SentenceTransformerEmbedder
 
     if settings.embedder_url is not None:

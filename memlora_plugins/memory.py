@@ -126,7 +126,7 @@ class Memory:
 
     def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Iterator[Event]:
         """`answer`, as it happens: `Stage` and `Token` events, then the `Answer`."""
-        self._core.check(scope)
+        self._core.check_scope(scope)
         answer = yield from events(self._core.answer(question, scope, token_budget), self._core)
         yield answer
 
@@ -202,7 +202,8 @@ class Memory:
 
     def flush(self) -> AddResult:
         """Distil everything pending, then make all of it survive a power loss. Says what was done and what failed."""
-        return self._run(self._core.flush())
+        self._core.check()
+        return drive(self._core.flush(), self._core)
 
     def close(self) -> None:
         """Release the store's lock and the connections. Background work stops; what is left stays pending."""
@@ -220,8 +221,8 @@ class Memory:
     def __reduce__(self) -> tuple[Any, ...]:
         return reopen, (type(self), self._core.portable())
 
-    def _run(self, flow: Flow[T], scope: Scope | None = None) -> T:
-        self._core.check(scope)
+    def _run(self, flow: Flow[T], scope: Scope) -> T:
+        self._core.check_scope(scope)
         return drive(flow, self._core)
 
 
@@ -286,7 +287,7 @@ class AsyncMemory:
 
     async def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> AsyncIterator[Event]:
         """As `Memory.stream`."""
-        self._core.check(scope)
+        self._core.check_scope(scope)
         flow = self._core.answer(question, scope, token_budget)
         async with aclosing(aevents(flow, self._core)) as items:
             async for item in items:
@@ -342,7 +343,8 @@ class AsyncMemory:
 
     async def flush(self) -> AddResult:
         """As `Memory.flush`."""
-        return await self._run(self._core.flush())
+        self._core.check()
+        return await adrive(self._core.flush(), self._core)
 
     async def close(self) -> None:
         """As `Memory.close`."""
@@ -360,8 +362,8 @@ class AsyncMemory:
     def __reduce__(self) -> tuple[Any, ...]:
         return reopen, (type(self), self._core.portable())
 
-    async def _run(self, flow: Flow[T], scope: Scope | None = None) -> T:
-        self._core.check(scope)
+    async def _run(self, flow: Flow[T], scope: Scope) -> T:
+        self._core.check_scope(scope)
         return await adrive(flow, self._core)
 
 

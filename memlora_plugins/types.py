@@ -5,6 +5,7 @@ All types are frozen. Times are timezone-aware UTC; a naive datetime passed in i
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -332,13 +333,17 @@ class Token:
 
 def turn_id(scope: Scope, message_id: str) -> str:
     """The id of a message's turn: UUIDv5 of scope and message id, so a replay lands on the same turn."""
-    parts = (scope.user_id, scope.agent_id or "", scope.session_id or "", message_id)
-    return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
+    return _uuid(scope.user_id, scope.agent_id, scope.session_id, message_id)
 
 
 def fact_id(turn: str, text: str) -> str:
     """The id of a fact: UUIDv5 of its turn and normalised text, so a replay lands on the same fact."""
-    return str(uuid.uuid5(_NAMESPACE, f"{turn}\x1f{normalise(text)}"))
+    return _uuid(turn, normalise(text))
+
+
+def _uuid(*parts: str | None) -> str:
+    """A UUIDv5 that no choice of separators inside the parts can make collide."""
+    return str(uuid.uuid5(_NAMESPACE, json.dumps(parts)))
 
 
 def normalise(text: str) -> str:

@@ -90,7 +90,9 @@ class FactStore(Protocol):
     ) -> Flow[list[Hit]]:
         """Hybrid search, best first. Without `vector` (the embedder failed) by words alone."""
 
-    def neighbours(self, scope: Scope, vectors: Sequence[Vector], *, limit: int) -> Flow[list[list[tuple[Fact, float]]]]:
+    def neighbours(
+        self, scope: Scope, vectors: Sequence[Vector], *, limit: int
+    ) -> Flow[list[list[tuple[Fact, float]]]]:
         """For each vector, the nearest current facts with their cosine, nearest first."""
 
     def same_text(self, scope: Scope, texts: Sequence[str]) -> Flow[list[Fact | None]]:

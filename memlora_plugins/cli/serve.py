@@ -1,0 +1,108 @@
+"""`memlora serve`: a vLLM server with the experts, in the foreground."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import BackendUnavailableError, ServerStartError
+from .options import adapters, command
+from .output import complain, console, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..serving.server import VLLMServer
+
+_LOOK_SECONDS = 0.5
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@command
+def serve(
+    *,
+    model: Annotated[str, typer.Option(envvar="MEMLORA_MODEL", help="The base model: a folder, or a hub name.")],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EXPERT=PATH", help="A LoRA expert, served under that name. Repeatable."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="The name the base model is served under.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest prompt and reply, in tokens.")] = None,
+    kv_cache_gb: Annotated[int, typer.Option(min=1, help="Memory for the KV cache on a CPU, in GB.")] = 1,
+    log_file: Annotated[Path | None, typer.Option(help="Where vLLM's own log goes.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds it may take to become healthy.")] = 600.0,
+    vllm_arg: Annotated[
+        list[str] | None, typer.Option(help="An argument for vLLM as it is: --vllm-arg=--dtype=bfloat16. Repeatable.")
+    ] = None,
+) -> None:
+    """Start a vLLM server with the experts; Ctrl-C stops it. Its API key, if any, is read from MEMLORA_API_KEY."""
+    from ..serving.server import VLLMServer
+    from ..settings import load_settings
+
+    api_key = load_settings(model=model).api_key
+    if host not in _LOOPBACK:
+        complain(
+            f"warning: {host} can be reached from elsewhere. vLLM guards only /v1 with a key; /metrics, /tokenize and "
+            "others stay open. Put a proxy in front, or stay on 127.0.0.1."
+        )
+    server = VLLMServer(
+        model,
+        adapters(adapter) or {},
+        host=host,
+        port=port,
+        served_model_name=name,
+        max_model_len=max_model_len,
+        kv_cache_gb=kv_cache_gb,
+        api_key=api_key,
+        log_file=log_file,
+        extra_args=vllm_arg or (),
+    )
+    with _stopping(server):
+        _start(server, timeout)
+        _announce(server)
+        while server.running:
+            time.sleep(_LOOK_SECONDS)
+        raise BackendUnavailableError(f"The vLLM server ended by itself. Its log is {server.log_file}.")
+
+
+@contextmanager
+def _stopping(server: VLLMServer) -> Iterator[None]:
+    """Stop the server at the end, whether that is an error, Ctrl-C or a termination signal."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain("stopping the server")
+    finally:
+        server.stop()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(server: VLLMServer, timeout: float) -> None:
+    err = console(stderr=True)
+    with err.status("starting vLLM") as status:
+
+        def tell(seconds: float, line: str) -> None:
+            status.update(f"starting vLLM, {seconds:.0f} s (usually one or two minutes)  {visible(line)[-60:]}")
+
+        try:
+            server.start(timeout=timeout, progress=tell)
+        except ServerStartError as error:
+            err.print(visible(error.log_tail))
+            raise
+
+
+def _announce(server: VLLMServer) -> None:
+    names = "".join(f" --adapter {name}={name}" for name in server.adapters)
+    console().print(
+        f"{server.model} at {server.base_url}; log in {server.log_file}\n"
+        f"memlora chat --user YOU --base-url {server.base_url} --model {server.model}{names}",
+        soft_wrap=True,
+    )

@@ -1,0 +1,405 @@
+"""Facts and turns in an embedded Qdrant Edge shard: a folder, no server. The default."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import qdrant_edge as q
+
+from ..errors import ClosedError, ForkedError, StoreError
+from ..flows.effects import Effect, Flow
+from .engine import (
+    DENSE,
+    KEYWORDS,
+    NUMBERS,
+    SPARSE,
+    TENANT,
+    Between,
+    Condition,
+    Either,
+    Ids,
+    In,
+    Is,
+    Point,
+    Search,
+    Sparse,
+    Vectors,
+    Where,
+    direct,
+    mismatch,
+    run_inline,
+    valid_ids,
+)
+from .folder import Folder, unavailable
+from .points import PointStore
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_FLUSH_EVERY = 500
+"""Writes between flushes: a kill loses nothing either way (the log is replayed), a short log opens faster."""
+_PAGE = 1000
+_FORMAT = 1
+
+
+class EdgeFactStore(PointStore):
+    """A `FactStore` in the folder `path`, made if need be.
+
+    One process holds the folder at a time; stores of the same folder in one process share it, and the last one to
+    close releases it. Safe to call from many threads.
+
+    Raises (open):
+        StoreLockedError: another process holds the folder. StoreUnavailableError: it cannot be made or written.
+        EmbedderMismatchError: it was made with another embedder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        super().__init__(_EdgeEngine(self.path))
+
+    def compact(self) -> Flow[None]:
+        """Rebuild the files without what was replaced or deleted. Nothing else runs meanwhile."""
+        yield from self._engine.erase([])
+
+
+class _Shard:
+    """One open folder. All use of the shard happens under `lock`: Edge calls hold the GIL anyway."""
+
+    def __init__(self, path: Path, embedder: str, dimension: int) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.users = 0
+        self.path = path
+        self._writes = 0
+        self._folder = Folder(path)
+        try:
+            self.check(embedder, dimension)
+            self.edge = self._load(dimension)
+            if self._folder.read("memlora.json") is None:
+                self._folder.write("memlora.json", {"format": _FORMAT, "embedder": embedder, "dimension": dimension})
+            unfinished = self._folder.read("erasing.json")
+            if unfinished is not None:
+                logger.info("finishing an erase of %d points that was interrupted", len(unfinished["ids"]))
+                self.erase(unfinished["ids"])
+        except BaseException:
+            self._folder.release()
+            raise
+
+    def check(self, embedder: str, dimension: int) -> None:
+        """Raise unless the folder was made with this embedder."""
+        made = self._folder.read("memlora.json")
+        if made is not None and (made["embedder"], made["dimension"]) != (embedder, dimension):
+            raise mismatch(f"The memory folder {self.path}", made, embedder, dimension)
+
+    def update(self, operation: q.UpdateOperation) -> None:
+        self._try(lambda: self.edge.update(operation))
+        self._writes += 1
+        if self._writes >= _FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        self._writes = 0
+        self._try(self.edge.flush)
+
+    def erase(self, ids: Sequence[str]) -> None:
+        """Remove points so that no file of the folder holds a trace of them.
+
+        A deleted text stays in the log and in the segment's files until the segment is rebuilt and the log removed. The
+        ids are noted first: an erase that dies on the way is finished when the folder is opened next.
+        """
+        self._folder.write("erasing.json", {"ids": list(ids)})
+        self.update(q.UpdateOperation.delete_points(list(ids)))
+        self.flush()
+        self._try(self.edge.optimize)
+        self.flush()
+        self._try(self.edge.close)
+        shutil.rmtree(self.path / "points" / "wal")
+        self.edge = self._load(0)
+        self._folder.remove("erasing.json")
+
+    def close(self) -> None:
+        try:
+            self.flush()
+            self._try(self.edge.close)
+        finally:
+            self._folder.release()
+
+    def _load(self, dimension: int) -> q.EdgeShard:
+        path = self.path / "points"
+        if (path / "edge_config.json").exists():
+            return self._try(lambda: q.EdgeShard.load(str(path)))
+        if path.exists():  # died while it was being made: nothing was ever acknowledged from it
+            shutil.rmtree(path)
+        draft = self.path / "points.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        edge = self._try(lambda: q.EdgeShard.create(str(draft), _config(dimension)))
+        for name, schema in _indexes().items():
+            self._try(partial(edge.update, q.UpdateOperation.create_field_index(name, schema)))
+        self._try(edge.flush)
+        self._try(edge.close)
+        draft.rename(path)
+        return self._try(lambda: q.EdgeShard.load(str(path)))
+
+    def _try(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except (ValueError, TypeError):
+            raise
+        except Exception as error:
+            raise unavailable(self.path, error) from error
+
+
+_shards: dict[str, _Shard] = {}
+_inherited: list[_Shard] = []
+_shards_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    """The parent's shards are not ours. They are kept alive all the same: letting one go would touch its files."""
+    global _shards_lock
+    _shards_lock = threading.Lock()
+    _inherited.extend(_shards.values())
+    _shards.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _acquire(path: Path, embedder: str, dimension: int) -> _Shard:
+    key = os.path.realpath(path)
+    with _shards_lock:
+        shard = _shards.get(key)
+        if shard is None:
+            shard = _shards[key] = _Shard(Path(key), embedder, dimension)
+        else:
+            with shard.lock:
+                shard.check(embedder, dimension)
+        shard.users += 1
+        return shard
+
+
+def _release(shard: _Shard) -> None:
+    with _shards_lock:
+        shard.users -= 1
+        if shard.users == 0:
+            _shards.pop(str(shard.path), None)
+            with shard.lock:
+                shard.close()
+
+
+class _EdgeEngine:
+    """`Engine` over a shared `_Shard`."""
+
+    exclusive = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pid = os.getpid()
+        self._shard: _Shard | None = None
+        self._closed = False
+
+    def guard(self, flow: Flow[T]) -> Flow[T]:
+        return (yield from direct(lambda: self._run(flow)))
+
+    def _run(self, flow: Flow[T]) -> T:
+        self._check_process()
+        shard = self._shard
+        if self._closed:
+            raise ClosedError(f"The store at {self._path} is closed; open a new one.")
+        if shard is None:
+            raise StoreError(f"The store at {self._path} is not open yet; call open(embedder, dimension) first.")
+        with shard.lock:
+            if self._closed:
+                raise ClosedError(f"The store at {self._path} is closed; open a new one.")
+            return run_inline(flow)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"The store at {self._path} was opened before fork(); open a store of your own in the child."
+            )
+
+    def prepare(self, embedder: str, dimension: int) -> Flow[None]:
+        def acquire() -> None:
+            self._check_process()
+            if self._closed:
+                raise ClosedError(f"The store at {self._path} is closed; open a new one.")
+            if self._shard is None:
+                self._shard = _acquire(self._path, embedder, dimension)
+            else:
+                with self._shard.lock:
+                    self._shard.check(embedder, dimension)
+
+        yield from direct(acquire)
+
+    @property
+    def _edge(self) -> q.EdgeShard:
+        return self._open.edge
+
+    @property
+    def _open(self) -> _Shard:
+        assert self._shard is not None, "guard() has checked"
+        return self._shard
+
+    def retrieve(self, ids: Sequence[str], *, payload: bool = True, vectors: Sequence[str] = ()) -> Effect[list[Point]]:
+        wanted = list(ids)
+
+        def action() -> list[Point]:
+            if not wanted:
+                return []
+            return [
+                _point(r)
+                for r in self._edge.retrieve(
+                    [*valid_ids(wanted)], with_payload=payload, with_vector=list(vectors) or False
+                )
+            ]
+
+        return direct(action)
+
+    def scroll(
+        self,
+        where: Where,
+        *,
+        limit: int | None = None,
+        order: str | None = None,
+        descending: bool = False,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> Effect[list[Point]]:
+        direction = q.Direction.Desc if descending else q.Direction.Asc
+
+        def action() -> list[Point]:
+            found: list[Point] = []
+            offset: Any = None
+            while True:
+                records, offset = self._edge.scroll(
+                    q.ScrollRequest(
+                        offset=offset,
+                        limit=_PAGE if limit is None else limit,
+                        filter=_filter(where),
+                        with_payload=True if fields is None else q.PayloadSelector.Include(list(fields)),
+                        with_vector=list(vectors) or False,
+                        order_by=q.OrderBy(order, direction) if order else None,
+                    )
+                )
+                found += [_point(record) for record in records]
+                if offset is None or limit is not None:
+                    return found
+
+        return direct(action)
+
+    def search(self, searches: Sequence[Search]) -> Effect[list[list[tuple[str, float]]]]:
+        def action() -> list[list[tuple[str, float]]]:
+            return [[(str(p.id), p.score) for p in self._edge.query(_query(search))] for search in searches]
+
+        return direct(action)
+
+    def count(self, where: Where) -> Effect[int]:
+        return direct(lambda: self._edge.count(q.CountRequest(exact=True, filter=_filter(where))))
+
+    def upsert(self, points: Sequence[Point], *, insert_only: bool = False) -> Effect[None]:
+        # a guarded flow has looked up what exists, so insert_only needs no second check
+        rows = [q.Point(point.id, _vectors(point.vectors), point.payload) for point in points]
+        return direct(lambda: self._open.update(q.UpdateOperation.upsert_points(rows)))
+
+    def set_payload(self, where: Where, payload: Mapping[str, Any]) -> Effect[None]:
+        return direct(lambda: self._open.update(q.UpdateOperation.set_payload_by_filter(_filter(where), dict(payload))))
+
+    def set_vectors(self, vectors: Mapping[str, Vectors]) -> Effect[None]:
+        rows = [q.PointVectors(id, _vectors(named)) for id, named in vectors.items()]
+        return direct(lambda: self._open.update(q.UpdateOperation.update_vectors(rows)))
+
+    def erase(self, ids: Sequence[str]) -> Flow[None]:
+        yield from direct(lambda: self._open.erase(ids))
+
+    def flush(self) -> Flow[None]:
+        yield from direct(lambda: self._open.flush())
+
+    def describe(self) -> str:
+        return f"Qdrant Edge in {self._path}"
+
+    def close(self) -> None:
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        shard, self._shard = self._shard, None
+        if shard is not None:
+            _release(shard)
+
+    async def aclose(self) -> None:
+        self.close()
+
+
+def _config(dimension: int) -> q.EdgeConfig:
+    # a person's memory is searched exactly; a graph over everybody's would cost minutes and find no more
+    exact = q.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=10_000)
+    return q.EdgeConfig(
+        vectors={name: q.EdgeVectorParams(dimension, q.Distance.Cosine, hnsw_config=exact) for name in DENSE},
+        sparse_vectors={name: q.EdgeSparseVectorParams(modifier=q.Modifier.Idf) for name in SPARSE},
+        hnsw_config=exact,
+        optimizers=q.EdgeOptimizersConfig(deleted_threshold=1e-9, vacuum_min_vector_number=1, default_segment_number=1),
+        wal_enabled=True,
+    )
+
+
+def _indexes() -> dict[str, Any]:
+    return {
+        TENANT: q.KeywordIndexParams(is_tenant=True),
+        **{name: q.KeywordIndexParams() for name in KEYWORDS},
+        **{name: q.IntegerIndexParams(lookup=False, range=True) for name in NUMBERS},
+    }
+
+
+def _filter(where: Where) -> q.Filter:
+    return q.Filter(must=[_condition(condition) for condition in where])
+
+
+def _condition(condition: Condition) -> Any:
+    match condition:
+        case Is(key, value):
+            return q.FieldCondition(key, match=q.MatchValue(value))
+        case In(key, values):
+            return q.FieldCondition(key, match=q.MatchAny(list(values)))
+        case Between(key, over, under):
+            return q.FieldCondition(key, range=q.RangeFloat(gt=over, lt=under))
+        case Ids(ids):
+            return q.HasIdCondition(set(valid_ids(ids)))
+        case Either(conditions):
+            return q.Filter(should=[_condition(one) for one in conditions])
+
+
+def _query(search: Search) -> q.QueryRequest:
+    where = _filter(search.where)
+    return q.QueryRequest(
+        limit=search.limit,
+        query=q.Query.Nearest(_vector(search.vector), using=search.using),
+        filter=where,
+        with_payload=False,
+        params=q.SearchParams(idf=q.IdfParams(corpus=where)) if isinstance(search.vector, Sparse) else None,
+    )
+
+
+def _point(record: q.Record) -> Point:
+    found = record.vector if isinstance(record.vector, dict) else {}
+    vectors: dict[str, Any] = {
+        name: Sparse(tuple(v.indices), tuple(v.values)) if isinstance(v, q.SparseVector) else v
+        for name, v in found.items()
+    }
+    return Point(str(record.id), record.payload or {}, vectors)
+
+
+def _vectors(vectors: Vectors) -> dict[str, Any]:
+    return {name: _vector(vector) for name, vector in vectors.items()}
+
+
+def _vector(vector: Sequence[float] | Sparse) -> Any:
+    return q.SparseVector(list(vector.indices), list(vector.values)) if isinstance(vector, Sparse) else list(vector)

@@ -1,0 +1,199 @@
+"""What a vector database has to offer for `PointStore` to keep a memory in it.
+
+Conditions, points and searches in neutral terms; `edge.py` and `qdrant.py` translate them. All text and ids that
+arrive here are valid Unicode.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from ..errors import EmbedderMismatchError
+from ..flows.effects import Call, Effect, Flow
+
+T = TypeVar("T")
+Reply = Effect[T] | Flow[T]
+"""What `yield from` turns into a T."""
+
+DENSE = ("text", "context")
+SPARSE = ("context_words",)
+ALL_VECTORS = (*DENSE, *SPARSE)
+
+TENANT = "user_id"
+KEYWORDS = ("agent_id", "session_id", "kind", "shelf", "pending", "text_key", "message_id", "unfinished")
+"""Payload fields with a keyword index. Keywords and integers only: emptiness and booleans cost a payload read each."""
+NUMBERS = ("position",)
+
+
+@dataclass(frozen=True, slots=True)
+class Is:
+    """The field has this value."""
+
+    key: str
+    value: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """The field has one of these values."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The number is above `over` and below `under`, where given."""
+
+    key: str
+    over: int | None = None
+    under: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """The point is one of these."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """At least one of these holds."""
+
+    conditions: tuple[Is | In | Between, ...]
+
+
+Condition = Is | In | Between | Ids | Either
+Where = tuple[Condition, ...]
+"""All of these hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """A sparse vector: parallel indices and values."""
+
+    indices: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+Vectors = Mapping[str, Sequence[float] | Sparse]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One stored row. `vectors` holds what was asked for, by name."""
+
+    id: str
+    payload: dict[str, Any]
+    vectors: Vectors = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The points nearest to `vector` by the vector `using`; word statistics are taken from `where` alone."""
+
+    using: str
+    vector: Sequence[float] | Sparse
+    where: Where
+    limit: int
+
+
+class Engine(Protocol):
+    """The primitives: effects, or flows of effects, for a store's flows to `yield from`."""
+
+    exclusive: bool
+    """Nobody else writes while a guarded flow runs, so one `upsert` is a whole transaction."""
+
+    def guard(self, flow: Flow[T]) -> Flow[T]:
+        """Run `flow` with the checks (open, not forked) and, where the engine can, as one critical section."""
+
+    def prepare(self, embedder: str, dimension: int) -> Flow[None]: ...
+
+    def retrieve(
+        self, ids: Sequence[str], *, payload: bool = True, vectors: Sequence[str] = ()
+    ) -> Reply[list[Point]]: ...
+
+    def scroll(
+        self,
+        where: Where,
+        *,
+        limit: int | None = None,
+        order: str | None = None,
+        descending: bool = False,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> Reply[list[Point]]: ...
+
+    def search(self, searches: Sequence[Search]) -> Reply[list[list[tuple[str, float]]]]: ...
+
+    def count(self, where: Where) -> Reply[int]: ...
+
+    def upsert(self, points: Sequence[Point], *, insert_only: bool = False) -> Reply[None]: ...
+
+    def set_payload(self, where: Where, payload: Mapping[str, Any]) -> Reply[None]: ...
+
+    def set_vectors(self, vectors: Mapping[str, Vectors]) -> Reply[None]: ...
+
+    def erase(self, ids: Sequence[str]) -> Flow[None]:
+        """Remove these points, physically where the engine is in our hands."""
+
+    def flush(self) -> Flow[None]: ...
+
+    def describe(self) -> str: ...
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def valid_ids(ids: Sequence[str]) -> list[str]:
+    """Those of `ids` that can be the id of a point; anything else names nothing."""
+    valid = []
+    for id in ids:
+        with suppress(ValueError, AttributeError, TypeError):
+            valid.append(str(uuid.UUID(id)))
+    return valid
+
+
+def direct(action: Callable[[], T]) -> Call[T]:
+    """An effect that takes no time worth waiting for, in either world."""
+
+    async def asynchronous() -> T:
+        return action()
+
+    return Call(action, asynchronous)
+
+
+def run_inline(flow: Flow[T]) -> T:
+    """Carry out a flow of `direct` effects on the spot."""
+    try:
+        effect = next(flow)
+        while True:
+            if not isinstance(effect, Call):
+                raise TypeError(f"an embedded store yielded {effect!r}")
+            try:
+                result = effect.sync()
+            except Exception as error:  # noqa: BLE001 (handed to the flow, which handles it or lets it out)
+                effect = flow.throw(error)
+            else:
+                effect = flow.send(result)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    finally:
+        if isinstance(flow, Generator):
+            flow.close()
+
+
+def mismatch(what: str, made: Mapping[str, Any], embedder: str, dimension: int) -> EmbedderMismatchError:
+    """The error for a collection of another embedder."""
+    return EmbedderMismatchError(
+        f"{what} was made with the embedder {made['embedder']!r} ({made['dimension']} dimensions), not with"
+        f" {embedder!r} ({dimension}). Open it with that embedder; to change over, export with it and load the rows"
+        " into a new place with the new one."
+    )

@@ -1,0 +1,79 @@
+"""What a program pays for using the library at all: import, exit, sockets."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.benchmark_suite
+
+IMPORT = "import time; start = time.perf_counter(); import memlora_plugins; print(time.perf_counter() - start)"
+
+EMBEDDED = """
+import socket, sys, time
+real_connect = socket.socket.connect
+opened = []
+def connect(self, address, *rest):
+    opened.append(address)
+    raise OSError("the network is cut")
+socket.socket.connect = connect
+socket.socket.connect_ex = connect
+socket.getaddrinfo = lambda *a, **k: opened.append(a) or (_ for _ in ()).throw(OSError("the network is cut"))
+from memlora_plugins import Memory, Message, Scope
+memory = Memory.open(path=sys.argv[1])
+ana = Scope("ana")
+memory.add([Message("user", "I moved to Lisbon in May.")], scope=ana)
+assert memory.search("Where does she live?", scope=ana)
+memory.add([Message("user", "I like tea.")], scope=ana, wait=False)
+if sys.argv[2] == "close":
+    memory.close()
+print(repr(opened), time.time(), flush=True)
+"""
+
+UNREACHABLE = """
+import sys, time
+from memlora_plugins import Memory, Message, Scope
+memory = Memory.open(path=sys.argv[1], base_url="http://127.0.0.1:9", model="m")
+memory.add([Message("user", "I like tea.")], scope=Scope("ana"), wait=False)
+print("[]", time.time(), flush=True)
+"""
+
+
+def test_import(benchmark: Any) -> None:
+    def once() -> float:
+        return float(subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=True).stdout)
+
+    seconds = [once() for _ in range(5)]
+    benchmark.pedantic(once, rounds=1)
+    benchmark.extra_info["import_seconds_median"] = statistics.median(seconds)
+    assert statistics.median(seconds) <= 0.3
+
+
+@pytest.mark.parametrize("ending", ["close", "leave open"])
+def test_exit_with_the_network_cut_and_no_socket_opened(benchmark: Any, tmp_path: Path, ending: str) -> None:
+    def once() -> tuple[str, float]:
+        return _run(EMBEDDED, str(tmp_path), ending)
+
+    opened, exit_seconds = benchmark.pedantic(once, rounds=1)
+    benchmark.extra_info["exit_seconds"] = exit_seconds
+    assert opened == "[]"
+    assert exit_seconds <= 1.0
+
+
+def test_exit_while_background_work_waits_for_an_unreachable_server(benchmark: Any, tmp_path: Path) -> None:
+    _, exit_seconds = benchmark.pedantic(lambda: _run(UNREACHABLE, str(tmp_path)), rounds=1)
+    benchmark.extra_info["exit_seconds"] = exit_seconds
+    assert exit_seconds <= 1.0
+
+
+def _run(program: str, *arguments: str) -> tuple[str, float]:
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    ended = time.time()
+    opened, last_word = done.stdout.strip().rsplit(" ", 1)
+    return opened, ended - float(last_word)

@@ -1,0 +1,56 @@
+"""Running `memlora` in this process, with a word-count embedder in place of MiniLM (which the demo's test uses)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Memlora, NamedWordEmbedder
+from fake_server import FakeModelServer
+from typer.testing import CliRunner, Result
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No `MEMLORA_*` variables, a wide terminal without colours, and a folder of its own."""
+    for name in [name for name in os.environ if name.startswith("MEMLORA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def memlora(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Memlora:
+    """Runs a command in this process; see `commands.Memlora`."""
+    from memlora_plugins.cli.app import app
+
+    monkeypatch.setattr("memlora_plugins.embedding.SentenceTransformerEmbedder", NamedWordEmbedder)
+
+    def run(*words: str, code: int = 0, **options: Any) -> Result:
+        result = CliRunner().invoke(app, list(words), **options)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def model_server() -> Iterator[FakeModelServer]:
+    """A fake model server that serves the three experts under their own names."""
+    with FakeModelServer(adapters={"extraction": "/e", "update": "/u", "generation": "/g"}) as server:
+        yield server
+
+
+@pytest.fixture
+def with_model(model_server: FakeModelServer) -> list[str]:
+    """The options that point at the fake model server."""
+    options = ["--base-url", model_server.base_url, "--model", model_server.model]
+    for expert in model_server.adapters:
+        options += ["--adapter", f"{expert}={expert}"]
+    return options

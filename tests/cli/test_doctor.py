@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Memlora
+from fake_server import FakeModelServer, Fault
+from scripted import says
+
+from memlora_plugins.cli import doctor
+
+ANA = ("--user", "ana")
+
+
+def checks(memlora: Memlora, *words: str, code: int = 0) -> dict[str, dict[str, Any]]:
+    return {check["what"]: check for check in json.loads(memlora("doctor", "--json", *words, code=code).stdout)}
+
+
+def test_a_fresh_machine_is_told_what_it_could_have(memlora: Memlora, tmp_path: Path) -> None:
+    found = checks(memlora, "--path", str(tmp_path / "a" / "b"))
+    assert found["python"]["state"] == found["memlora-plugins"]["state"] == "ok"
+    assert found["embedder"]["found"] == "fake-words-for-all-MiniLM-L6-v2, 256 dimensions"
+    assert found["model"]["state"] == "note"
+    assert "--base-url" in found["model"]["remedy"]
+    assert found["store"]["state"] == "ok"
+    assert not (tmp_path / "a").exists()
+    text = memlora("doctor").stdout
+    assert "memlora doctor" in text
+    assert "→ --base-url" in text
+
+
+def test_missing_packages_come_with_the_command_that_brings_them(
+    memlora: Memlora, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "_installed", lambda name: "" if name in ("peft", "httpx") else "1.0")
+    monkeypatch.setenv("MEMLORA_VLLM_PYTHON", str(tmp_path / "nowhere"))
+    found = checks(memlora, code=1)
+    assert found["extra local"]["found"] == "missing: peft"
+    assert found["extra local"]["remedy"] == 'pip install "memlora-plugins[local]"'
+    assert found["memlora-plugins"]["state"] == "problem"
+    assert found["vllm"]["state"] == "note"
+    assert "nowhere" in found["vllm"]["found"]
+
+
+def test_what_is_configured_is_tried(memlora: Memlora, model_server: FakeModelServer, with_model: list[str]) -> None:
+    found = checks(memlora, *with_model)
+    assert [found[f"expert {name}"]["state"] for name in ("extraction", "update", "generation")] == ["ok"] * 3
+    model_server.fail(Fault(status=400, message="broken"))
+    found = checks(memlora, *with_model, code=1)
+    assert found["expert extraction"]["state"] == "problem"
+    assert "memlora serve" in found["expert extraction"]["remedy"]
+
+
+def test_settings_that_contradict_each_other(memlora: Memlora) -> None:
+    found = checks(memlora, "--base-url", "http://127.0.0.1:9", code=1)
+    assert "model" in found["settings"]["found"]
+
+
+def test_an_adapter_that_cannot_be_served(memlora: Memlora, tmp_path: Path, model_server: FakeModelServer) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / ".memlora").mkdir()
+    options = ["--base-url", model_server.base_url, "--model", "base", "--adapter", f"update={tmp_path / 'hollow'}"]
+    found = checks(memlora, *options, code=1)
+    assert found["model"]["state"] == "problem"
+    assert found["store"]["state"] == "note"
+
+
+def test_an_embedder_that_cannot_be_had(memlora: Memlora, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMLORA_EMBEDDER_URL", "http://127.0.0.1:9")
+    found = checks(memlora, code=1)
+    assert found["embedder"]["state"] == "problem"
+
+
+def test_pending_turns_are_counted_and_distilled(
+    memlora: Memlora, model_server: FakeModelServer, with_model: list[str]
+) -> None:
+    memlora("add", "I live in Lisbon.", *ANA)
+    found = checks(memlora)
+    assert found["store"]["state"] == "note"
+    assert "1 turns still to distil" in found["store"]["found"]
+    assert checks(memlora, "--flush", code=1)["flush"]["state"] == "problem"
+    model_server.reply("extraction", says("Ana lives in Lisbon"))
+    found = checks(memlora, "--flush", *with_model)
+    assert found["flush"]["found"] == "1 facts changed"
+    assert found["store"]["state"] == "ok"
+    assert "Ana lives in Lisbon" in memlora("facts", *ANA).stdout
+
+
+def test_compact_keeps_what_is_there(memlora: Memlora) -> None:
+    memlora("add", "I live in Lisbon.", *ANA, "--no-distil")
+    assert checks(memlora, "--compact")["compact"]["state"] == "ok"
+    assert "I live in Lisbon." in memlora("search", "Lisbon", *ANA).stdout
+
+
+def test_a_folder_that_is_held_elsewhere_is_said_so(memlora: Memlora, tmp_path: Path) -> None:
+    memlora("add", "x", *ANA, "--no-distil")
+    code = (
+        "import sys; from memlora_plugins import EdgeFactStore; from memlora_plugins.flows.effects import drive\n"
+        "store = EdgeFactStore('.memlora')\n"
+        "drive(store.open('fake-words-for-all-MiniLM-L6-v2', 256), None)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        found = checks(memlora, code=1)
+        assert found["store"]["state"] == "problem"
+        assert str(holder.pid) in found["store"]["found"]
+        assert memlora("search", "x", *ANA, code=1).stderr.startswith("error: ")
+        holder.communicate("")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_made(memlora: Memlora, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert checks(memlora, "--path", str(tmp_path / "locked" / "m"), code=1)["store"]["state"] == "problem"
+
+
+def test_a_file_in_the_way(memlora: Memlora, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert checks(memlora, "--path", str(tmp_path / "file" / "m"), code=1)["store"]["state"] == "problem"

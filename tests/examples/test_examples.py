@@ -1,0 +1,67 @@
+"""The scripts in examples/ run as they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from fake_server import FakeModelServer
+from scripted import decides, says
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("MEMLORA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"quickstart.py", "async_app.py", "real_servers.py"}
+
+
+def test_quickstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run("quickstart.py", monkeypatch, str(tmp_path / "memory"))
+    out = capsys.readouterr().out
+    assert "found: I moved to Lisbon in May, with my dog Biscuit." in out
+    assert "I am allergic" in out
+
+
+def test_async_app(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run("async_app.py", monkeypatch, str(tmp_path / "memory"))
+    recalled, _, erased = capsys.readouterr().out.partition("ben, erased: ")
+    for user, city in {"ana": "Lisbon", "ben": "Oslo", "chloe": "Lyon"}.items():
+        [line] = [line for line in recalled.splitlines() if line.startswith(user)]
+        assert [c for c in ("Lisbon", "Oslo", "Lyon") if c in line] == [city]
+    assert erased == "[]\n"
+
+
+def test_real_servers_against_a_fake_model_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeModelServer(adapters={"extraction": "/e", "update": "/u", "generation": "/g"}) as server:
+        server.reply("extraction", says("Ana lives in Porto"), says("Ana lives in Lisbon since May"))
+        server.reply("update", decides(("0", "UPDATE", "Ana lives in Lisbon since May")))
+        server.reply("generation", "In Lisbon.")
+        monkeypatch.setenv("MEMLORA_BASE_URL", server.base_url)
+        monkeypatch.setenv("MEMLORA_MODEL", server.model)
+        monkeypatch.setenv("MEMLORA_ADAPTERS", json.dumps({name: name for name in server.adapters}))
+        run("real_servers.py", monkeypatch)
+    out = capsys.readouterr().out
+    assert "ADD Ana lives in Porto\nUPDATE Ana lives in Lisbon since May\nIn Lisbon.\n" in out
+
+
+def test_real_servers_without_one_is_a_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="error: No model is configured"):
+        run("real_servers.py", monkeypatch)

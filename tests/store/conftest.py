@@ -1,0 +1,69 @@
+"""The stores under test, each behind the same fixture."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from qdrant_client import QdrantClient
+from store_data import DIMENSION, EMBEDDER, run
+
+from memlora_plugins.store.base import FactStore
+from memlora_plugins.store.edge import EdgeFactStore
+from memlora_plugins.store.qdrant import QdrantFactStore
+
+Reopen = Callable[[], FactStore]
+
+
+@pytest.fixture(params=["edge", "memory", "server"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
+    """Opens the same memory, each time as a new store."""
+    opened: list[FactStore] = []
+    make: Callable[[], FactStore]
+    if request.param == "edge":
+
+        def make() -> FactStore:
+            return EdgeFactStore(tmp_path / "memory")
+    elif request.param == "memory":
+        client = QdrantClient(":memory:")
+
+        def make() -> FactStore:
+            return QdrantFactStore(client=client)
+    else:
+        url = os.environ.get("MEMLORA_TEST_QDRANT_URL")
+        if not url:
+            pytest.skip("MEMLORA_TEST_QDRANT_URL names no Qdrant server")
+        collection = f"memlora-test-{uuid.uuid4().hex}"
+
+        def make() -> FactStore:
+            return QdrantFactStore(url=url, collection=collection)
+
+    def reopened() -> FactStore:
+        store = make()
+        run(store.open(EMBEDDER, DIMENSION))
+        opened.append(store)
+        return store
+
+    yield reopened
+    for store in opened:
+        store.close()
+    if request.param == "server":
+        QdrantClient(os.environ["MEMLORA_TEST_QDRANT_URL"]).delete_collection(collection)
+
+
+@pytest.fixture
+def store(reopen: Reopen) -> FactStore:
+    """An open, empty store of each kind."""
+    return reopen()
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[EdgeFactStore]:
+    """An open, empty Edge store."""
+    store = EdgeFactStore(tmp_path / "memory")
+    run(store.open(EMBEDDER, DIMENSION))
+    yield store
+    store.close()

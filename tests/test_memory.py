@@ -1,0 +1,728 @@
+"""The doors, over the real embedded store: what is remembered, found, changed and lost (nothing)."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import FakeBackend, WordEmbedder, decides, says, user_line
+
+from memlora_plugins import (
+    Answer,
+    AsyncMemory,
+    BackendNotConfiguredError,
+    BackendUnavailableError,
+    ClosedError,
+    EdgeFactStore,
+    EmbeddingError,
+    ForkedError,
+    InvalidInputError,
+    Memory,
+    Message,
+    MessageError,
+    NotFoundError,
+    NotPortableError,
+    ReplyError,
+    RetiredError,
+    Scope,
+    ScopeError,
+    Stage,
+    Token,
+)
+from memlora_plugins.serving.base import Completion, Request
+
+ANA, BOB = Scope("ana"), Scope("bob")
+MAY = datetime(2026, 5, 3, tzinfo=UTC)
+
+
+def make(path: Path, backend: FakeBackend | None = None, embedder: WordEmbedder | None = None) -> Memory:
+    return Memory(
+        backend=backend or FakeBackend(extraction=facts_of, update=keep_all, generation=lambda r: "In Lisbon."),
+        store=EdgeFactStore(path),
+        embedder=embedder or WordEmbedder(),
+    )
+
+
+def facts_of(request: Request) -> str:
+    """A fake extraction expert: what stands between « and » in the exchange is a fact."""
+    shown = user_line(request)
+    return says(*(part.split("»")[0] for part in shown.split("«")[1:]))
+
+
+def keep_all(request: Request) -> str:
+    """A fake update expert that has nothing to say: every new fact is then added."""
+    return decides()
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Memory]:
+    with make(tmp_path / "m") as memory:
+        yield memory
+
+
+def said(text: str, **fields: Any) -> Message:
+    return Message("user", text, **fields)
+
+
+def texts(facts: Any) -> list[str]:
+    return [fact.text for fact in facts]
+
+
+# --- remembering -----------------------------------------------------------------------------------------------------
+
+
+def test_what_a_person_says_becomes_a_fact_with_its_source(memory: Memory) -> None:
+    message = said("Hello! «Lives in Lisbon» since May.", created_at=MAY)
+    result = memory.add([message], scope=ANA)
+    assert [(event.operation, event.fact.text) for event in result.events] == [("ADD", "Lives in Lisbon")]
+    assert result.pending == result.errors == ()
+    assert [turn.pending for turn in result.turns] == [False]
+    [fact] = memory.facts(scope=ANA)
+    assert fact.sources == (message.id,)
+    assert fact.valid_from == MAY
+    hits = memory.search("Where does she live? Lisbon?", scope=ANA)
+    assert {hit.kind for hit in hits} == {"fact", "turn"}
+    assert all(hit.sources == (message.id,) for hit in hits)
+
+
+def test_what_the_assistant_says_is_kept_and_shown_to_the_expert_but_not_distilled(memory: Memory) -> None:
+    memory.add([Message("assistant", "Where do you live, «not a fact of hers»?")], scope=ANA)
+    memory.add([said("In «Lisbon»")], scope=ANA)
+    [request] = memory._core.backend.asked("extraction")
+    assert "Where do you live" in user_line(request)
+    assert len(memory.turns(scope=ANA)) == 2
+
+
+def test_system_and_tool_messages_are_kept_and_never_found(memory: Memory) -> None:
+    memory.add([Message("system", "secret sauce"), Message("tool", "secret result"), said("hello")], scope=ANA)
+    assert [turn.role for turn in memory.turns(scope=ANA)] == ["system", "tool", "user"]
+    assert [hit.text for hit in memory.search("secret sauce result", scope=ANA)] in ([], ["hello"])
+
+
+def test_adding_the_same_message_again_changes_nothing(memory: Memory) -> None:
+    message = said("«Likes tea»")
+    memory.add([message, message], scope=ANA)
+    again = memory.add([message], scope=ANA)
+    assert again.events == ()
+    assert len(memory.turns(scope=ANA)) == len(memory.facts(scope=ANA)) == 1
+    assert len(memory._core.backend.asked("extraction")) == 1
+
+
+def test_equal_sentences_stay_two_turns_and_one_fact_with_two_sources(memory: Memory) -> None:
+    one, two = said("«Likes tea»"), said("«Likes tea»")
+    memory.add([one], scope=ANA)
+    result = memory.add([two], scope=ANA)
+    assert [event.operation for event in result.events] == ["NONE"]
+    assert len(memory.turns(scope=ANA)) == 2
+    [fact] = memory.facts(scope=ANA)
+    assert set(fact.sources) == {one.id, two.id}
+    assert memory._core.backend.asked("update") == []
+
+
+def test_without_distil_the_turns_are_kept_and_no_model_is_asked(memory: Memory) -> None:
+    result = memory.add([said("«Likes tea»")], scope=ANA, distil=False)
+    assert result.pending == ()
+    assert memory.flush().events == ()
+    assert memory.facts(scope=ANA) == []
+    assert memory.search("tea", scope=ANA)
+
+
+def test_a_megabyte_message_is_kept_whole_and_distilled_piece_by_piece(memory: Memory) -> None:
+    text = "«Starts here». " + "Nothing to see. " * 65_000 + "«Ends here»."
+    result = memory.add([said(text)], scope=ANA)
+    assert texts(memory.facts(scope=ANA)) == ["Starts here", "Ends here"]
+    assert memory.turns(scope=ANA)[0].text == text
+    assert result.errors == ()
+
+
+@pytest.mark.parametrize("text", ["a\ud800b «x\udfffy»", "nul \x00 bell \x07 «ctrl \x01 fact»", "🙂 «emoji 🙂»"])
+def test_odd_characters_lose_nothing(memory: Memory, text: str) -> None:
+    result = memory.add([said(text)], scope=ANA)
+    assert result.errors == ()
+    assert len(memory.facts(scope=ANA)) == 1
+    assert memory.turns(scope=ANA)[0].text == Message("user", text).text
+
+
+@pytest.mark.parametrize("messages", [["hi"], [{"role": "user", "content": "hi"}], [None]])
+def test_something_else_than_messages_is_refused(memory: Memory, messages: Any) -> None:
+    with pytest.raises(MessageError, match="position 0"):
+        memory.add(messages, scope=ANA)
+
+
+def test_a_single_message_is_taken_as_one(memory: Memory) -> None:
+    assert len(memory.add(said("hello"), scope=ANA).turns) == 1
+
+
+@pytest.mark.parametrize("scope", [None, "ana", {"user_id": "ana"}])
+def test_nothing_works_without_a_scope(memory: Memory, scope: Any) -> None:
+    for call in (
+        lambda: memory.add([said("x")], scope=scope),
+        lambda: memory.search("x", scope=scope),
+        lambda: memory.facts(scope=scope),
+        lambda: memory.erase(scope=scope),
+        lambda: list(memory.stream("x", scope=scope)),
+    ):
+        with pytest.raises(ScopeError, match="Scope"):
+            call()
+
+
+# --- updating --------------------------------------------------------------------------------------------------------
+
+
+def updating(tmp_path: Path, update: Any) -> Memory:
+    return make(tmp_path / "u", FakeBackend(extraction=facts_of, update=update))
+
+
+def test_update_keeps_the_old_version_in_history(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: decides(("0", "UPDATE", "Lives in Porto"))) as memory:
+        memory.add([said("«Lives in Lisbon»", created_at=MAY)], scope=ANA)
+        old = memory.facts(scope=ANA)[0]
+        later = MAY + timedelta(days=30)
+        [event] = memory.add([said("«Lives in Porto»", created_at=later)], scope=ANA).events
+        assert (event.operation, event.fact.text, event.previous.text) == (
+            "UPDATE",
+            "Lives in Porto",
+            "Lives in Lisbon",
+        )
+        assert texts(memory.facts(scope=ANA)) == ["Lives in Porto"]
+        before, after = memory.history(event.fact.id, scope=ANA)
+        assert (before.id, before.retired_by, before.valid_to, before.superseded_by) == (
+            old.id,
+            "UPDATE",
+            later,
+            after.id,
+        )
+        assert after.version == 2
+        assert memory.history(old.id, scope=ANA) == [before, after]
+        assert memory.get(old.id, scope=ANA) == before
+        assert "Lives in Lisbon" not in [h.text for h in memory.search("lives", scope=ANA, kinds=["fact"])]
+        with pytest.raises(RetiredError) as refused:
+            memory.edit(old.id, "x", scope=ANA)
+        assert refused.value.current_id == after.id
+        assert after.id in str(refused.value)
+
+
+def test_an_older_statement_never_retires_a_newer_one(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: decides(("0", "UPDATE", "Lives in Lisbon"))) as memory:
+        memory.add([said("«Lives in Porto»", created_at=MAY)], scope=ANA)
+        memory.add([said("«Lives in Lisbon»", created_at=MAY - timedelta(days=300))], scope=ANA)
+        [current] = memory.facts(scope=ANA)
+        assert current.text == "Lives in Porto"
+        assert texts(memory.history(current.id, scope=ANA)) == ["Lives in Lisbon", "Lives in Porto"]
+
+
+def test_an_older_contradiction_deletes_nothing(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: decides(("0", "DELETE", "Likes tea a lot"))) as memory:
+        memory.add([said("«Likes tea a lot»", created_at=MAY)], scope=ANA)
+        memory.add([said("«Dislikes tea a lot»", created_at=MAY - timedelta(days=1))], scope=ANA)
+        assert "Likes tea a lot" in texts(memory.facts(scope=ANA))
+
+
+def test_delete_by_contradiction_keeps_the_new_fact(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: decides(("0", "DELETE", "Likes cheese pizza"))) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        result = memory.add([said("«Dislikes cheese pizza»")], scope=ANA)
+        assert {event.operation for event in result.events} == {"DELETE", "ADD"}
+        [fact] = memory.facts(scope=ANA)
+        assert fact.text == "Dislikes cheese pizza"
+        assert texts(memory.history(fact.id, scope=ANA)) == ["Likes cheese pizza", "Dislikes cheese pizza"]
+
+
+def test_none_on_a_near_fact_adds_a_source_and_nothing_else(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: decides(("0", "NONE", "Likes the cheese pizza"))) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        memory.add([said("«Likes the cheese pizza»")], scope=ANA)
+        [fact] = memory.facts(scope=ANA)
+        assert len(fact.sources) == 2
+
+
+def test_a_merged_text_is_kept_with_both_sources(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: decides(("0", "UPDATE", "Likes cheese pizza and tuna pizza"))) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        memory.add([said("«Likes tuna pizza»")], scope=ANA)
+        [fact] = memory.facts(scope=ANA)
+        assert fact.text == "Likes cheese pizza and tuna pizza"
+        assert len(fact.sources) == 2
+        assert memory.search("cheese tuna", scope=ANA, kinds=["fact"])[0].id == fact.id
+
+
+def test_a_fact_without_neighbours_is_added_without_asking(memory: Memory) -> None:
+    memory.add([said("«Plays the violin»")], scope=ANA)
+    memory.add([said("«Works at night»")], scope=ANA)
+    assert memory._core.backend.asked("update") == []
+    assert len(memory.facts(scope=ANA)) == 2
+
+
+def test_a_commit_in_between_is_noticed_and_planned_again(tmp_path: Path) -> None:
+    asked = []
+
+    def update(request: Request) -> str:
+        asked.append(request)
+        if len(asked) == 1:  # somebody edits the neighbour while the model is thinking
+            memory.edit(memory.facts(scope=ANA)[0].id, "Likes cheese pizza with basil", scope=ANA)
+        return decides(("0", "UPDATE", "Likes cheese pizza with ham"))
+
+    with updating(tmp_path, update) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        result = memory.add([said("«Likes cheese pizza with ham»", created_at=tomorrow)], scope=ANA)
+        assert result.errors == ()
+        assert len(asked) == 2
+        assert "basil" in user_line(asked[1])
+        [fact] = memory.facts(scope=ANA)
+        assert texts(memory.history(fact.id, scope=ANA)) == [
+            "Likes cheese pizza",
+            "Likes cheese pizza with basil",
+            "Likes cheese pizza with ham",
+        ]
+
+
+def test_endless_conflicts_leave_the_turn_pending_and_say_so(tmp_path: Path) -> None:
+    count = 0
+
+    def update(request: Request) -> str:
+        nonlocal count
+        count += 1
+        memory.edit(memory.facts(scope=ANA)[0].id, f"Likes cheese pizza number {count}", scope=ANA)
+        return decides(("0", "UPDATE", "Likes cheese pizza with ham"))
+
+    with updating(tmp_path, update) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        result = memory.add([said("«Likes cheese pizza with ham»", created_at=tomorrow)], scope=ANA)
+        assert [failure.stage for failure in result.errors] == ["commit"]
+        assert len(result.pending) == 1
+        assert count == 5
+
+
+def test_an_erase_in_the_middle_of_distilling_wins(tmp_path: Path) -> None:
+    def update(request: Request) -> str:
+        memory.erase(scope=ANA)
+        return decides()
+
+    with updating(tmp_path, update) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        result = memory.add([said("«Likes tuna pizza»")], scope=ANA)
+        assert result.errors == ()
+        assert memory.count(scope=ANA) == {"facts": 0, "retired": 0, "turns": 0, "pending": 0}
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_down_leaves_the_turn_pending_found_and_explained(tmp_path: Path) -> None:
+    backend = FakeBackend(extraction=lambda r: BackendUnavailableError("connection refused"))
+    with make(tmp_path, backend) as memory:
+        result = memory.add([said(f"«fact {n}»") for n in range(20)], scope=ANA)
+        assert len(result.pending) == 20
+        assert "connection refused" in str(result.errors[0])
+        assert len(backend.requests) <= 8  # the rest is not tried against a server that is down
+        assert memory.search("fact 3", scope=ANA)[0].kind == "turn"
+        assert memory.count(scope=ANA)["pending"] == 20
+        backend.experts = {"extraction": facts_of, "update": keep_all}
+        flushed = memory.flush()
+        assert len(flushed.events) == 20
+        assert flushed.pending == ()
+        assert memory.count(scope=ANA) == {"facts": 20, "retired": 0, "turns": 20, "pending": 0}
+
+
+@pytest.mark.parametrize("reply", ["I would rather talk about the weather.", "", '{"fax": []}', "{" * 50])
+def test_nonsense_is_asked_about_once_more_and_then_stays_pending(tmp_path: Path, reply: str) -> None:
+    backend = FakeBackend(extraction=lambda r: reply, update=keep_all)
+    with make(tmp_path, backend) as memory:
+        result = memory.add([said("«Likes tea»"), said("«Likes milk»")], scope=ANA)
+        assert len(result.pending) == 2
+        assert all(isinstance(failure.error, ReplyError) for failure in result.errors)
+        assert len(backend.requests) == 4
+
+
+def test_a_readable_second_reply_is_enough(tmp_path: Path) -> None:
+    replies = iter(["sorry, what?", says("Likes tea")])
+    backend = FakeBackend(extraction=lambda r: next(replies))
+    with make(tmp_path, backend) as memory:
+        assert [event.fact.text for event in memory.add([said("tea!")], scope=ANA).events] == ["Likes tea"]
+        assert [request.temperature > 0 for request in backend.requests] == [False, True]
+
+
+def test_a_cut_reply_is_asked_again_with_more_room_and_salvaged_if_cut_again(tmp_path: Path) -> None:
+    backend = FakeBackend(extraction=lambda r: Completion('{"facts":["Likes tea","Likes mi', "length"))
+    with make(tmp_path, backend) as memory:
+        result = memory.add([said("tea and milk")], scope=ANA)
+        first, second = backend.requests
+        assert second.max_tokens == 2 * first.max_tokens
+        assert [event.fact.text for event in result.events] == ["Likes tea"]
+        assert "cut off" in str(result.errors[0])
+        assert result.pending == ()
+
+
+def test_a_failing_update_leaves_the_turn_pending_and_memory_unchanged(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: BackendUnavailableError("gone")) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        result = memory.add([said("«Likes tuna pizza»")], scope=ANA)
+        assert [failure.stage for failure in result.errors] == ["update"]
+        assert texts(memory.facts(scope=ANA)) == ["Likes cheese pizza"]
+        assert memory.count(scope=ANA)["pending"] == 1
+
+
+def test_a_failing_embedder_keeps_the_words_and_says_so(tmp_path: Path) -> None:
+    embedder = WordEmbedder()
+    with make(tmp_path, embedder=embedder) as memory:
+        embedder.failing = EmbeddingError("no embedder")
+        result = memory.add([said("«Likes violet tea»")], scope=ANA)
+        assert [failure.stage for failure in result.errors] == ["embedding", "update"]
+        assert len(result.pending) == 1
+        with pytest.raises(EmbeddingError):
+            memory.search("violet", scope=ANA)
+        embedder.failing = None
+        assert memory.search("violet", scope=ANA)[0].text == "«Likes violet tea»"
+        assert len(memory.flush().events) == 1
+
+
+def test_without_a_model_everything_is_kept_and_the_way_on_is_named(tmp_path: Path) -> None:
+    with Memory.open(path=tmp_path / "m") as memory:
+        result = memory.add([said("I moved to Lisbon in May.")], scope=ANA)
+        assert len(result.pending) == 1
+        assert isinstance(result.errors[0].error, BackendNotConfiguredError)
+        assert "memlora serve" in str(result.errors[0])
+        assert memory.search("Where does she live?", scope=ANA)[0].text == "I moved to Lisbon in May."
+        assert memory.context("anything", scope=ANA).count("Lisbon") == 1
+        with pytest.raises(BackendNotConfiguredError):
+            memory.answer("Where do I live?", scope=ANA)
+        with pytest.raises(BackendNotConfiguredError):
+            list(memory.stream("Where do I live?", scope=ANA))
+
+
+# --- in the background -----------------------------------------------------------------------------------------------
+
+
+def test_write_behind_returns_at_once_and_flush_finishes(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def slow(request: Request) -> str:
+        assert go.wait(10)
+        return facts_of(request)
+
+    with make(tmp_path, FakeBackend(extraction=slow, update=keep_all)) as memory:
+        result = memory.add([said("«Likes tea»")], scope=ANA, wait=False)
+        assert len(result.pending) == 1
+        assert result.events == ()
+        assert [turn.pending for turn in memory.turns(scope=ANA, pending=True)] == [True]
+        go.set()
+        memory.flush()
+        assert texts(memory.facts(scope=ANA)) == ["Likes tea"]
+        assert memory.flush().events == ()
+
+
+def test_what_was_pending_is_resumed_by_the_next_open(tmp_path: Path) -> None:
+    with make(tmp_path, FakeBackend(extraction=lambda r: BackendUnavailableError("down"))) as memory:
+        memory.add([said("«Likes tea»")], scope=ANA)
+    with make(tmp_path) as memory:
+        memory.flush()
+        assert texts(memory.facts(scope=ANA)) == ["Likes tea"]
+
+
+def test_an_unexpected_failure_in_the_background_is_reported_by_flush(tmp_path: Path) -> None:
+    def broken(request: Request) -> str:
+        raise ZeroDivisionError("a bug")
+
+    with make(tmp_path, FakeBackend(extraction=broken)) as memory:
+        memory.add([said("«Likes tea»")], scope=ANA, wait=False)
+        assert "ZeroDivisionError" in str(memory.flush().errors[0])
+        assert memory.count(scope=ANA)["pending"] == 1
+
+
+def test_closing_in_the_middle_of_background_work_loses_nothing(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def slow(request: Request) -> str:
+        go.wait(10)
+        return facts_of(request)
+
+    memory = make(tmp_path, FakeBackend(extraction=slow, update=keep_all))
+    memory.add([said("«Likes tea»")], scope=ANA, wait=False)
+    memory.close()
+    go.set()
+    with make(tmp_path) as memory:
+        memory.flush()
+        assert texts(memory.facts(scope=ANA)) == ["Likes tea"]
+
+
+def test_concurrent_identical_adds_leave_one_fact(memory: Memory) -> None:
+    message = said("«Likes tea»")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: memory.add([message if n % 2 else said("«Likes tea»")], scope=ANA), range(16)))
+    memory.flush()
+    [fact] = memory.facts(scope=ANA)
+    assert len(fact.sources) == 9
+    assert len(memory.turns(scope=ANA)) == 9
+
+
+# --- recalling -------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_memory_is_given_whole_in_order_and_a_large_one_within_the_budget(memory: Memory) -> None:
+    memory.add([said(f"Line {n}", created_at=MAY + timedelta(days=n)) for n in range(3)], scope=ANA, distil=False)
+    lines = memory.context("zebra", scope=ANA).splitlines()
+    assert [line.split("Line ")[1][0] for line in lines] == ["0", "1", "2"]
+    memory.add([said(f"Padding about topic {n} and so on " * 5) for n in range(200)], scope=ANA, distil=False)
+    context = memory.context("topic 77", scope=ANA, token_budget=200)
+    assert "topic 77" in context
+    assert len(context.split()) < 200
+
+
+def test_answer_and_stream_tell_the_same(memory: Memory) -> None:
+    memory.add([said("«Lives in Lisbon»")], scope=ANA)
+    answer = memory.answer("Where do I live?", scope=ANA)
+    assert answer.text == "In Lisbon."
+    assert answer.usage.calls == 1
+    assert any(hit.text == "Lives in Lisbon" for hit in answer.hits)
+    items = list(memory.stream("Where do I live?", scope=ANA))
+    assert [item.name for item in items if isinstance(item, Stage)] == ["recall", "generation"]
+    assert "".join(item.text for item in items if isinstance(item, Token)) == "In Lisbon."
+    assert isinstance(items[-1], Answer)
+    assert items[-1].text == answer.text
+
+
+@pytest.mark.parametrize("question", ["", "  ", None])
+def test_a_blank_question_is_refused(memory: Memory, question: Any) -> None:
+    for call in (memory.search, memory.context, memory.answer):
+        with pytest.raises(InvalidInputError, match="blank"):
+            call(question, scope=ANA)
+
+
+def test_unusable_limits_are_refused(memory: Memory) -> None:
+    with pytest.raises(InvalidInputError, match="limit"):
+        memory.search("x", scope=ANA, limit=0)
+    with pytest.raises(InvalidInputError, match="token_budget"):
+        memory.context("x", scope=ANA, token_budget=0)
+
+
+def test_facts_are_shared_by_sessions_and_turns_are_not(memory: Memory) -> None:
+    memory.add([said("«Likes tea»")], scope=Scope("ana", session_id="one"))
+    two = Scope("ana", session_id="two")
+    assert texts(memory.facts(scope=two)) == ["Likes tea"]
+    assert memory.turns(scope=two) == []
+    assert {hit.kind for hit in memory.search("tea", scope=two)} == {"fact"}
+
+
+# --- curating --------------------------------------------------------------------------------------------------------
+
+
+def test_edit_and_delete_make_versions(memory: Memory) -> None:
+    memory.add([said("«Likes tea»")], scope=ANA)
+    [first] = memory.facts(scope=ANA)
+    assert memory.edit(first.id, "Likes tea", scope=ANA) == first
+    second = memory.edit(first.id, "Likes green tea", scope=ANA)
+    assert second.version == 2
+    assert memory.search("green", scope=ANA, kinds=["fact"])[0].id == second.id
+    deleted = memory.delete(second.id, scope=ANA)
+    assert deleted.retired_by == "DELETE"
+    assert memory.facts(scope=ANA) == []
+    assert texts(memory.facts(scope=ANA, retired=True)) == ["Likes tea", "Likes green tea"]
+    assert memory.history(first.id, scope=ANA)[-1] == memory.get(second.id, scope=ANA) == deleted
+    with pytest.raises(RetiredError) as refused:
+        memory.delete(first.id, scope=ANA)
+    assert refused.value.current_id is None
+    with pytest.raises(InvalidInputError, match="blank"):
+        memory.edit(second.id, " ", scope=ANA)
+
+
+def test_an_id_of_another_user_is_not_found(memory: Memory) -> None:
+    memory.add([said("«Likes tea»")], scope=ANA)
+    [fact], [turn] = memory.facts(scope=ANA), memory.turns(scope=ANA)
+    for id in (fact.id, turn.id, "no-such-id", "00000000-0000-0000-0000-000000000000"):
+        for call in (
+            lambda id=id: memory.get(id, scope=BOB),
+            lambda id=id: memory.edit(id, "x", scope=BOB),
+            lambda id=id: memory.delete(id, scope=BOB),
+            lambda id=id: memory.history(id, scope=BOB),
+        ):
+            with pytest.raises(NotFoundError):
+                call()
+    assert memory.get(turn.id, scope=ANA) == turn
+    with pytest.raises(NotFoundError):
+        memory.edit(turn.id, "turns are not facts", scope=ANA)
+
+
+def test_export_and_load_round_trip(memory: Memory, tmp_path: Path) -> None:
+    memory.add([said("«Likes tea»", name="Ana", metadata={"a": [1, None]})], scope=Scope("ana", "coach", "s1"))
+    memory.edit(memory.facts(scope=ANA)[0].id, "Likes green tea", scope=ANA)
+    rows = list(memory.export(scope=ANA))
+    with make(tmp_path / "other") as other:
+        assert other.load(rows, scope=ANA) == len(rows) == 3
+        assert other.load(rows, scope=ANA) == 0
+        assert list(other.export(scope=ANA)) == rows
+        assert other.search("green tea", scope=ANA)
+        assert other.load(rows, scope=BOB) == 3
+        assert len(other.history(other.facts(scope=BOB)[0].id, scope=BOB)) == 2
+        assert {row["id"] for row in other.export(scope=BOB)}.isdisjoint(row["id"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "x"}, {"id": "7"}, {"text": None}, {"valid_from": "yesterday"}, {"id": None}]
+)
+def test_a_row_that_is_not_exported_is_named(memory: Memory, change: dict[str, Any]) -> None:
+    memory.add([said("«Likes tea»")], scope=ANA)
+    rows = [row for row in memory.export(scope=ANA) if row["kind"] == "fact"]
+    with pytest.raises(InvalidInputError, match="Row 2"):
+        memory.load([rows[0], {**rows[0], **change}], scope=ANA)
+
+
+def test_erase_removes_one_user_and_leaves_the_other(memory: Memory) -> None:
+    for scope in (ANA, BOB):
+        memory.add([said("«Likes tea»")], scope=scope)
+    assert memory.erase(scope=ANA) == 2
+    assert memory.count(scope=ANA) == {"facts": 0, "retired": 0, "turns": 0, "pending": 0}
+    assert list(memory.export(scope=ANA)) == []
+    assert len(list(memory.export(scope=BOB))) == 2
+
+
+def test_erasing_a_session_keeps_facts_that_another_session_also_told(memory: Memory) -> None:
+    one, two = Scope("ana", session_id="one"), Scope("ana", session_id="two")
+    memory.add([said("«Likes tea» «Plays the violin»")], scope=one)
+    kept = said("«Likes tea»")
+    memory.add([kept], scope=two)
+    memory.erase(scope=one)
+    [fact] = memory.facts(scope=ANA)
+    assert fact.text == "Likes tea"
+    assert fact.sources == (kept.id,)
+    assert len(memory.turns(scope=ANA)) == 1
+
+
+# --- life of a memory ------------------------------------------------------------------------------------------------
+
+
+def test_use_after_close_is_an_error_and_closing_twice_is_not(tmp_path: Path) -> None:
+    memory = make(tmp_path)
+    memory.close()
+    memory.close()
+    with pytest.raises(ClosedError):
+        memory.facts(scope=ANA)
+    assert memory._core.backend.closed
+
+
+def test_a_folder_open_twice_in_one_process_is_shared(tmp_path: Path) -> None:
+    with Memory.open(path=tmp_path / "m") as one, Memory.open(path=tmp_path / "m") as two:
+        one.add([said("I like tea")], scope=ANA, distil=False)
+        assert two.turns(scope=ANA) == one.turns(scope=ANA) != []
+        one.close()
+        assert len(two.turns(scope=ANA)) == 1
+
+
+def test_an_opened_memory_travels_as_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Memory.open(path=tmp_path / "m", token_budget=99, qdrant_api_key="s3cret") as memory:
+        memory.add([said("I like tea")], scope=ANA, distil=False)
+        stored = pickle.dumps(memory)
+        assert b"s3cret" not in stored
+        with pickle.loads(stored) as copied:
+            assert copied.settings.token_budget == 99
+            assert copied.turns(scope=ANA) == memory.turns(scope=ANA)
+        with copy.copy(memory) as shared:
+            assert len(shared.turns(scope=ANA)) == 1
+        assert "s3cret" not in repr(memory)
+
+
+def test_a_hand_built_memory_does_not_travel(memory: Memory) -> None:
+    with pytest.raises(NotPortableError, match=r"Memory\.open"):
+        pickle.dumps(memory)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_use_after_fork_is_an_error_and_the_parent_goes_on(memory: Memory) -> None:
+    memory.add([said("«Likes tea»")], scope=ANA)
+    child = os.fork()
+    if child == 0:
+        try:
+            memory.facts(scope=ANA)
+        except ForkedError:
+            os._exit(0)
+        os._exit(4)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert len(memory.facts(scope=ANA)) == 1
+
+
+# --- the asynchronous door -------------------------------------------------------------------------------------------
+
+
+async def test_the_asynchronous_door_does_the_same(tmp_path: Path) -> None:
+    async with AsyncMemory(
+        backend=FakeBackend(extraction=facts_of, update=keep_all, generation=lambda r: "In Lisbon."),
+        store=EdgeFactStore(tmp_path),
+        embedder=WordEmbedder(),
+    ) as memory:
+        result = await memory.add([said("«Lives in Lisbon»")], scope=ANA)
+        assert [event.operation for event in result.events] == ["ADD"]
+        [fact] = await memory.facts(scope=ANA)
+        assert (await memory.search("Lisbon", scope=ANA, limit=1))[0].text
+        assert "Lisbon" in await memory.context("where?", scope=ANA)
+        assert (await memory.answer("where?", scope=ANA)).text == "In Lisbon."
+        items = [item async for item in memory.stream("where?", scope=ANA)]
+        assert "".join(item.text for item in items if isinstance(item, Token)) == "In Lisbon."
+        assert isinstance(items[-1], Answer)
+        edited = await memory.edit(fact.id, "Lives in Porto", scope=ANA)
+        assert texts(await memory.history(fact.id, scope=ANA)) == ["Lives in Lisbon", "Lives in Porto"]
+        assert await memory.get(edited.id, scope=ANA) == edited
+        rows = [row async for row in memory.export(scope=ANA)]
+        assert await memory.load(rows, scope=BOB) == 3
+        assert len(await memory.turns(scope=BOB)) == 1
+        assert (await memory.delete(edited.id, scope=ANA)).retired_by == "DELETE"
+        assert (await memory.count(scope=ANA))["retired"] == 2
+        assert await memory.erase(scope=ANA) == 3
+        assert (await memory.add([said("«Likes tea»")], scope=ANA, wait=False)).pending
+        await memory.flush()
+        assert len(await memory.facts(scope=ANA)) == 1
+        with pytest.raises(NotPortableError):
+            pickle.dumps(memory)
+        assert "fake backend" in repr(memory)
+    with pytest.raises(ClosedError):
+        await memory.facts(scope=ANA)
+
+
+async def test_both_doors_of_one_memory_share_everything(memory: Memory) -> None:
+    await memory.aio.add([said("«Likes tea»")], scope=ANA)
+    assert texts(memory.facts(scope=ANA)) == ["Likes tea"]
+    assert memory.aio.settings is memory.settings
+
+
+async def test_open_is_a_coroutine_and_reopens_from_its_pickle(tmp_path: Path) -> None:
+    async with await AsyncMemory.open(path=tmp_path / "m") as memory:
+        await memory.add([said("I like tea")], scope=ANA, distil=False)
+        async with pickle.loads(pickle.dumps(memory)) as copied:
+            assert len(await copied.turns(scope=ANA)) == 1
+
+
+async def test_many_users_at_once_stay_apart(tmp_path: Path) -> None:
+    backend = FakeBackend(0.01, extraction=facts_of, update=keep_all)
+    async with make(tmp_path, backend).aio as memory:
+        people = [Scope(f"user-{n}") for n in range(40)]
+        await asyncio.gather(*(memory.add([said(f"«Owns cat {n}»")], scope=p) for n, p in enumerate(people)))
+        for n, person in enumerate(people):
+            assert texts(await memory.facts(scope=person)) == [f"Owns cat {n}"]
+
+
+def test_one_memory_serves_several_event_loops(memory: Memory) -> None:
+    for n in range(3):
+        asyncio.run(memory.aio.add([said(f"«Fact {n} about tea»")], scope=ANA))
+    assert len(memory.facts(scope=ANA)) == 3
+
+
+async def test_a_cancelled_add_leaves_its_turn_pending_and_free_to_distil(tmp_path: Path) -> None:
+    backend = FakeBackend(5.0, extraction=facts_of, update=keep_all)
+    async with make(tmp_path, backend).aio as memory:
+        task = asyncio.create_task(memory.add([said("«Likes tea»")], scope=ANA))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        backend.delay = 0.0
+        assert len((await memory.flush()).events) == 1

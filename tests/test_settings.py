@@ -1,0 +1,41 @@
+"""Settings: explicit before environment, secrets unseen, mistakes named."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from memlora_plugins.errors import SettingsError
+from memlora_plugins.settings import load_settings
+
+
+def test_explicit_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMLORA_MODEL", "from-environment")
+    monkeypatch.setenv("MEMLORA_ADAPTERS", '{"extraction": "a"}')
+    assert load_settings().model == "from-environment"
+    assert load_settings(model="explicit").model == "explicit"
+    assert load_settings(model=None).adapters == {"extraction": "a"}
+
+
+def test_secrets_are_neither_shown_nor_carried() -> None:
+    settings = load_settings(api_key="s3cret", qdrant_api_key="s3cret", embedder_api_key="s3cret", path="x")
+    assert "s3cret" not in repr(settings) + str(settings)
+    assert settings.portable() == {"path": "x"}
+    assert b"s3cret" not in pickle.dumps(settings.portable())
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"base_url": "http://127.0.0.1:1"}, "model"),
+        ({"adapters": {"update": "x"}}, "model"),
+        ({"api": "openai", "model": "m"}, "base_url"),
+        ({"workers": 0}, "workers"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+        ({"api_key": 3, "workers": "many"}, "workers"),
+    ],
+)
+def test_mistakes_are_named_and_secrets_are_not_repeated(values: dict[str, object], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load_settings(**values)
