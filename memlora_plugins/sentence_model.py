@@ -82,7 +82,7 @@ def find(model: str | os.PathLike[str]) -> Source:
             return Source(f"sentence-transformers/{MINILM}", name=MINILM, dimension=MINILM_DIMENSION)
         folder = Path(package.origin).parent / "model"
         return Source(str(folder), name=MINILM, dimension=MINILM_DIMENSION, sha256=MINILM_SHA256)
-    if Path(given).is_dir():
+    if given.strip() and Path(given).is_dir():
         return Source(str(Path(given).resolve()))
     if not isinstance(model, str) or not given.strip() or given.count("/") > 1 or given.startswith((".", "~")):
         raise InvalidInputError(f"No model folder at {given!r}. Give an existing folder or a model's name.")
@@ -136,11 +136,15 @@ class SharedModel:
         try:
             import torch
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
         except ImportError as error:
             raise MissingDependencyError(f"sentence-transformers cannot be imported ({error}). {_EXTRA}") from error
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         place = self._source.place
+        progress: Any = logging  # whose functions are untyped
+        bars = progress.is_progress_bar_enabled()
+        progress.disable_progress_bar()
         try:
             model = SentenceTransformer(place, device=self._device, local_files_only=True)
         except Exception as error:
@@ -151,6 +155,9 @@ class SharedModel:
             raise EmbeddingError(
                 f"{place} is not on this machine. Download it once (hf download {place}), or give a model folder."
             ) from error
+        finally:
+            if bars:
+                progress.enable_progress_bar()
         model.eval()
         self._longest = _CHARS_PER_TOKEN * int(model.max_seq_length or 8192)
         self._model = model

@@ -139,7 +139,7 @@ def test_without_distil_the_turns_are_kept_and_no_model_is_asked(memory: Memory)
 def test_a_megabyte_message_is_kept_whole_and_distilled_piece_by_piece(memory: Memory) -> None:
     text = "«Starts here». " + "Nothing to see. " * 65_000 + "«Ends here»."
     result = memory.add([said(text)], scope=ANA)
-    assert texts(memory.facts(scope=ANA)) == ["Starts here", "Ends here"]
+    assert set(texts(memory.facts(scope=ANA))) == {"Starts here", "Ends here"}
     assert memory.turns(scope=ANA)[0].text == text
     assert result.errors == ()
 

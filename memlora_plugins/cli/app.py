@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -47,6 +48,7 @@ def _common(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
 ) -> None:
+    os.environ.setdefault("TQDM_DELAY", "2")  # seconds: a bar of another library is worth showing only if it lasts
     if verbose:
         import logging
 

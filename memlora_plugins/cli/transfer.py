@@ -92,7 +92,7 @@ def import_(
         )
     with opened(place, model, resume=False) as memory:
         if locomo is not None:
-            done = _add(memory, who.scope, _locomo(locomo, who.user), wanted)
+            done = _add(memory, who.scope, _locomo(locomo, who.scope), wanted)
         else:
             done = _import_file(memory, who.scope, Path(file or ""), wanted)
     if json:
@@ -120,6 +120,7 @@ def _import_file(memory: Memory, scope: Scope, file: Path, distil: bool) -> _Imp
 def _add(memory: Memory, scope: Scope, messages: Sequence[tuple[Scope, Message]], distil: bool) -> _Imported:
     """Add in order, a session at a time: facts are distilled against what the earlier turns left."""
     done = _Imported()
+    scope = scope.without_session()
     before = memory.count(scope=scope)["turns"]
     with progress() as bar:
         task = bar.add_task("distilling turns" if distil else "keeping turns", total=len(messages))
@@ -136,13 +137,15 @@ def _add(memory: Memory, scope: Scope, messages: Sequence[tuple[Scope, Message]]
     return replace(done, new=memory.count(scope=scope)["turns"] - before)
 
 
-def _locomo(file: Path, sample_id: str) -> list[tuple[Scope, Message]]:
+def _locomo(file: Path, scope: Scope) -> list[tuple[Scope, Message]]:
+    """The conversation whose sample_id is the user, each session of it under its own id."""
     from ..evaluation import locomo
 
     conversations = {conversation.sample_id: conversation for conversation in locomo.load(file)}
-    if sample_id not in conversations:
-        raise NotFoundError(f"No conversation {sample_id!r} in {file}; it has {', '.join(conversations)}.")
-    return [(Scope(sample_id), message) for message in locomo.messages(conversations[sample_id])]
+    if scope.user_id not in conversations:
+        raise NotFoundError(f"No conversation {scope.user_id!r} in {file}; it has {', '.join(conversations)}.")
+    said = locomo.messages(conversations[scope.user_id])
+    return [(replace(scope, session_id=session), message) for session, message in said]
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

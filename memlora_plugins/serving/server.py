@@ -188,6 +188,8 @@ class VLLMServer:
             command += ["--max-model-len", str(self._max_model_len)]
         if on_cpu:
             command.append("--enforce-eager")
+        # the model's own sampling defaults (a repetition penalty, say) would make greedy replies differ from training
+        command += ["--generation-config", "vllm"]
         return [*command, "--structured-outputs-config", _STRUCTURED_OUTPUTS, *self._extra_args]
 
     def _environment(self, *, on_cpu: bool) -> dict[str, str]:

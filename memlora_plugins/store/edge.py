@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,9 @@ T = TypeVar("T")
 _FLUSH_EVERY = 500
 """Writes between flushes: a kill loses nothing either way (the log is replayed), a short log opens faster."""
 _PAGE = 1000
+_FILLER = 17 << 20
+"""Bytes: two fill a file of the log."""
+_FILLERS = 12
 _FORMAT = 1
 
 
@@ -77,6 +81,7 @@ class _Shard:
         self.lock = threading.RLock()
         self.users = 0
         self.path = path
+        self.unfinished: list[str] = []
         self._writes = 0
         self._folder = Folder(path)
         try:
@@ -111,20 +116,43 @@ class _Shard:
     def erase(self, ids: Sequence[str]) -> None:
         """Remove points so that no file of the folder holds a trace of them.
 
-        A deleted text stays in the log and in the segment's files until the segment is rebuilt and the log removed. The
-        ids are noted first: an erase that dies on the way is finished when the folder is opened next.
+        A deleted text stays in the segment's files until the segment is rebuilt, and in the log until its files are
+        dropped. The ids are noted first: an erase that dies on the way is finished when the folder is opened next.
         """
-        self._folder.write("erasing.json", {"ids": list(ids)})
+        self.unfinished = list(ids)
+        self._folder.write("erasing.json", {"ids": self.unfinished})
         self.update(q.UpdateOperation.delete_points(list(ids)))
         self.flush()
         self._try(self.edge.optimize)
         self.flush()
-        self._try(self.edge.close)
-        shutil.rmtree(self.path / "points" / "wal")
-        self.edge = self._load(0)
+        self._renew_log()
         self._folder.remove("erasing.json")
+        self.unfinished = []
+
+    def _renew_log(self) -> None:
+        """Write to the log, to no effect, until the files it has now are gone.
+
+        Removing the files would be simpler and wrong: the log would count its entries from the start again, and a point
+        ignores every change whose number is below that of its last one.
+        """
+        log = self.path / "points" / "wal"
+        opened = sorted(log.glob("open-*"), key=lambda path: int(path.name.partition("-")[2]))
+        old = [os.open(path, os.O_RDONLY) for path in [*log.glob("closed-*"), *opened[:1]]]
+        nobody = q.Filter(must=[q.HasIdCondition({uuid.uuid4()})])
+        filler = q.UpdateOperation.set_payload_by_filter(nobody, {"filler": " " * _FILLER})
+        try:
+            for _ in range(_FILLERS):
+                if not any(os.fstat(file).st_nlink for file in old):
+                    return
+                self.update(filler)
+                self.flush()
+        finally:
+            for file in old:
+                os.close(file)
+        raise StoreError(f"The log in {log} still holds erased text; the next call tries again.")
 
     def close(self) -> None:
+        """Flush and let go of the folder."""
         try:
             self.flush()
             self._try(self.edge.close)
@@ -220,6 +248,8 @@ class _EdgeEngine:
         with shard.lock:
             if self._closed:
                 raise ClosedError(f"The store at {self._path} is closed; open a new one.")
+            if shard.unfinished:  # an erase failed half-way; what is written now must not fall to its repetition
+                shard.erase(shard.unfinished)
             return run_inline(flow)
 
     def _check_process(self) -> None:

@@ -40,9 +40,9 @@ def _without(fact: Point, origins: list[list[str]], erased: Mapping[str, Point])
     if len(origins) < len(fact.payload["origins"]):
         changed["origins"] = origins
         changed["sources"] = list(dict.fromkeys(message for message, _ in origins))
-    successor = fact.payload.get("superseded_by")
+    successor: str | None = fact.payload.get("superseded_by")
     seen: set[str] = set()
-    while successor in erased and successor not in seen:
+    while successor is not None and successor in erased and successor not in seen:
         seen.add(successor)
         successor = erased[successor].payload.get("superseded_by")
     if seen:

@@ -12,10 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import FakeBackend, WordEmbedder, decides, says, user_line
+from fake_server import FakeModelServer
+from scripted import WordEmbedder, decides, says
 
-from memlora_plugins import AsyncMemory, EdgeFactStore, Memory, Message, Scope, SentenceTransformerEmbedder
-from memlora_plugins.serving.base import Request
+from memlora_plugins import (
+    AddResult,
+    AsyncMemory,
+    EdgeFactStore,
+    Message,
+    Scope,
+    SentenceTransformerEmbedder,
+    VLLMBackend,
+)
 
 pytestmark = pytest.mark.benchmark_suite
 
@@ -23,36 +31,36 @@ PEOPLE = 32
 MODEL_SECONDS = 0.5
 
 
-def extraction(request: Request) -> str:
-    return says("Lives in Porto" if "Porto" in user_line(request) else "Lives in Lisbon")
-
-
-def update(request: Request) -> str:
-    return decides(("0", "UPDATE", "Lives in Porto"))
+def extraction(body: dict[str, Any]) -> str:
+    return says("Lives in Porto" if "Porto" in str(body["messages"]) else "Lives in Lisbon")
 
 
 @pytest.mark.parametrize(("embedder", "bar"), [("none", 1.3), ("MiniLM", 1.9)])
-def test_32_concurrent_adds(benchmark: Any, tmp_path: Path, embedder: str, bar: float) -> None:
-    backend = FakeBackend(extraction=extraction, update=update)
+def test_32_concurrent_adds(
+    benchmark: Any, tmp_path: Path, fake_server: FakeModelServer, embedder: str, bar: float
+) -> None:
+    fake_server.reply("extraction", extraction)
+    fake_server.reply("update", decides(("0", "UPDATE", "Lives in Porto")))
+    fake_server.adapters = {"extraction": "", "update": ""}
+    backend = VLLMBackend(fake_server.base_url, "base", {"extraction": "extraction", "update": "update"})
     people = [Scope(f"person-{n}") for n in range(PEOPLE)]
     real: Any = SentenceTransformerEmbedder() if embedder == "MiniLM" else WordEmbedder()
-    with Memory(backend=backend, store=EdgeFactStore(tmp_path), embedder=real) as memory:
-        for person in people:
-            memory.add([Message("user", "I live in Lisbon.")], scope=person)
-        backend.requests.clear()
-        backend.delay = MODEL_SECONDS
 
-        async def all_at_once() -> float:
-            aio: AsyncMemory = memory.aio
+    async def everybody(memory: AsyncMemory, text: str) -> list[AddResult]:
+        return list(await asyncio.gather(*(memory.add([Message("user", text)], scope=person) for person in people)))
+
+    async def measured() -> float:
+        async with AsyncMemory(backend=backend, store=EdgeFactStore(tmp_path), embedder=real) as memory:
+            await everybody(memory, "I live in Lisbon.")
+            fake_server.requests.clear()
+            fake_server.latency = MODEL_SECONDS
             start = time.perf_counter()
-            results = await asyncio.gather(
-                *(aio.add([Message("user", "I moved to Porto.")], scope=person) for person in people)
-            )
+            results = await everybody(memory, "I moved to Porto.")
             took = time.perf_counter() - start
-            assert all([event.operation for event in result.events] == ["UPDATE"] for result in results)
-            return took
+        assert all([event.operation for event in result.events] == ["UPDATE"] for result in results)
+        return took
 
-        took = benchmark.pedantic(lambda: asyncio.run(all_at_once()), rounds=1)
-        benchmark.extra_info["seconds"] = took
-        assert len(backend.requests) == 2 * PEOPLE
-        assert took < bar
+    took = benchmark.pedantic(lambda: asyncio.run(measured()), rounds=1)
+    benchmark.extra_info["seconds"] = took
+    assert len(fake_server.requests) == 2 * PEOPLE
+    assert took < bar

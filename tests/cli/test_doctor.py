@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from commands import Memlora
 from fake_server import FakeModelServer, Fault
+from qdrant_client import QdrantClient
 from scripted import says
 
+from memlora_plugins import QdrantFactStore
 from memlora_plugins.cli import doctor
 
 ANA = ("--user", "ana")
@@ -95,6 +97,13 @@ def test_compact_keeps_what_is_there(memlora: Memlora) -> None:
     memlora("add", "I live in Lisbon.", *ANA, "--no-distil")
     assert checks(memlora, "--compact")["compact"]["state"] == "ok"
     assert "I live in Lisbon." in memlora("search", "Lisbon", *ANA).stdout
+
+
+def test_a_qdrant_server_needs_no_vacuum(memlora: Memlora, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = QdrantFactStore(client=QdrantClient(":memory:"))
+    monkeypatch.setattr("memlora_plugins.core.build_store", lambda settings: store)
+    found = checks(memlora, "--qdrant-url", "http://127.0.0.1:9", "--compact")
+    assert found["compact"]["state"] == "note"
 
 
 def test_a_folder_that_is_held_elsewhere_is_said_so(memlora: Memlora, tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ def test_a_locomo_conversation_goes_in_and_its_evidence_is_found(memlora: Memlor
     done = json.loads(memlora("import", "--locomo", str(LOCOMO), "--user", "conv-26", "--json").stdout)
     assert done["new"] == done["read"] == len(turns)
     hits = json.loads(memlora("search", turns[10]["text"], "--user", "conv-26", "--json").stdout)
-    assert any(turns[10]["dia_id"] in source for source in hits[0]["sources"])
+    assert hits[0]["sources"] == [turns[10]["dia_id"]]
+    again = memlora("import", "--locomo", str(LOCOMO), "--user", "conv-26", "--json").stdout
+    assert json.loads(again)["new"] == 0
     unknown = memlora("import", "--locomo", str(LOCOMO), "--user", "conv-0", code=1).stderr
     assert "No conversation 'conv-0'" in unknown
     assert "conv-26" in unknown
