@@ -6,15 +6,19 @@ Where nobody else writes meanwhile (Edge) that is one read and one upsert; on a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import ConflictError
 from ..flows.effects import Flow
-from ..types import Scope, turn_id
+from ..types import Fact, Scope, turn_id
 from . import signals
 from .base import Change, NewSources, Retirement
 from .engine import ALL_VECTORS, Engine, Is, Point
 from .rows import belongs, fact_payload, of_owner, retirement_payload, same_texts, text_key, with_origins
 from .steps import Plan, Steps, finish
+
+if TYPE_CHECKING:
+    from ..embedding import Vector
 
 
 def commit(engine: Engine, scope: Scope, change: Change) -> Flow[None]:
@@ -47,6 +51,7 @@ def _plan(engine: Engine, scope: Scope, change: Change) -> Flow[Plan]:
     same_as: dict[str, str] = {}
     for fact, vector in change.add:
         if fact.id in plan.before:
+            plan.known.append(_new_point(fact, vector, origins))
             continue
         key = (fact.scope.without_session(), text_key(fact.text))
         twin = twins.get(key)
@@ -55,8 +60,7 @@ def _plan(engine: Engine, scope: Scope, change: Change) -> Flow[Plan]:
             plan.before.setdefault(twin.id, twin)
             plan.sources.setdefault(twin.id, []).extend(origins.pairs(fact.sources))
             continue
-        payload = fact_payload(fact, origins.of(fact.sources))
-        point = Point(fact.id, payload, signals.fact_vectors(fact, vector))
+        point = _new_point(fact, vector, origins)
         plan.new.append(point)
         plan.before.setdefault(fact.id, point)
         if not fact.retired:
@@ -66,6 +70,10 @@ def _plan(engine: Engine, scope: Scope, change: Change) -> Flow[Plan]:
     for retirement in change.retire:
         plan.retire[retirement.id] = retirement_payload(retirement, same_as)
     return plan
+
+
+def _new_point(fact: Fact, vector: Vector | None, origins: _Origins) -> Point:
+    return Point(fact.id, fact_payload(fact, origins.of(fact.sources)), signals.fact_vectors(fact, vector))
 
 
 def _twins(engine: Engine, change: Change, vectors: Sequence[str]) -> Flow[dict[tuple[Scope, str], Point]]:

@@ -1,7 +1,8 @@
 """A commit on a server, where others may write between any two calls. Steps can be taken back, or finished by others.
 
 1. New facts go in with the retirements they stand for (`intent`), marked `unfinished`.
-2. Old facts are changed by compare-and-set: filtered by `revision`, then read again to see whose write it was.
+2. Old facts are changed by compare-and-set: filtered by `revision`, then read again to see whose write it was. (New
+   provenance of known facts is not taken back: the message did say it.)
 3. The turns' pending flags go last, the same way. Whoever clears the flag has won; the turn notes which facts it made.
 4. Equal facts made at the same time are reduced to the one with the smallest id, and the marks are taken off.
 
@@ -34,11 +35,12 @@ _FINISHED: Payload = {"unfinished": "no", "intent": None}
 class Plan:
     """What is to be written.
 
-    `new` are whole points; `retire` payload fields by fact; `sources` pairs of message and turn by fact; `done` turns.
-    `before` are the points as they were read.
+    `new` are whole points, `known` such whose id was there already; `retire` are payload fields by fact, `sources`
+    pairs of message and turn by fact; `done` turns. `before` are the points as they were read.
     """
 
     new: list[Point] = field(default_factory=list)
+    known: list[Point] = field(default_factory=list)
     retire: dict[str, Payload] = field(default_factory=dict)
     sources: dict[str, list[list[str]]] = field(default_factory=dict)
     done: tuple[str, ...] = ()
@@ -70,22 +72,23 @@ class Steps:
             for p in plan.new
         ]
         ids = tuple(point.id for point in new)
+        made = [*ids, *(point.id for point in plan.known)]
         if new:
             yield from self._engine.upsert(new, insert_only=True)
         try:
             for id, payload in plan.retire.items():
                 yield from self._retire(id, payload)
+            for id, pairs in plan.sources.items():
+                yield from add_origins(self._engine, id, pairs)
             for id in plan.done:
-                yield from self._clear_flag(id, ids)
+                yield from self._clear_flag(id, made)
         except ConflictError:
             yield from self._take_back(ids)
             raise
-        yield from self._complete(new)
-        for id, pairs in plan.sources.items():
-            yield from add_origins(self._engine, id, pairs)
+        yield from self._complete([*new, *plan.known])
 
     def _complete(self, new: Sequence[Point]) -> Flow[None]:
-        """The commit stands; put back what a losing twin may have taken with it, and tidy up."""
+        """The commit stands; put back what a losing writer of the same facts may have taken with it, and tidy up."""
         if not new:
             return
         yield from self._engine.upsert(new, insert_only=True)
@@ -123,6 +126,9 @@ class Steps:
         gone = [point.id for point in mine if point.id not in kept]
         if gone:
             yield from self._engine.erase(gone)
+        left = tuple(id for id in ids if id not in kept)
+        if left:  # others build on them by now; what was meant to be retired is not
+            yield from self._engine.set_payload((Ids(left),), _FINISHED)
 
 
 def compare_and_set(engine: Engine, id: str, revision: int, payload: Payload, token: str) -> Flow[bool]:
@@ -137,12 +143,12 @@ def add_origins(engine: Engine, id: str, pairs: Sequence[Sequence[str]]) -> Flow
     """Add provenance to a fact, whoever else is writing to it.
 
     Raises:
-        ConflictError: others kept writing.
+        ConflictError: the fact is gone, or others kept writing.
     """
     for _ in range(_ATTEMPTS):
         now = yield from engine.retrieve([id])
         if not now:
-            return
+            raise ConflictError(f"Fact {id} is gone.")
         payload = now[0].payload
         wanted = with_origins(payload, pairs)
         if wanted["origins"] == payload["origins"]:
@@ -181,6 +187,8 @@ def _one_of_equals(engine: Engine, payload: Payload) -> Flow[None]:
             "retired_by": "NONE",
             "superseded_by": winner.id,
         }
-        revision = loser.payload["revision"]
-        if (yield from compare_and_set(engine, loser.id, revision, retired, uuid.uuid4().hex)):
+        try:  # first, and with a new `writer`: from then on nobody takes the winner back
             yield from add_origins(engine, winner.id, loser.payload["origins"])
+        except ConflictError:  # it was taken back just now; whoever is next to write this text looks again
+            return
+        yield from compare_and_set(engine, loser.id, loser.payload["revision"], retired, uuid.uuid4().hex)

@@ -56,7 +56,7 @@ class Crowd:
             facts = distil(self.store, said, f"{text} often", f"{text} {self.said}")
         except ConflictError:
             return
-        self.ids += [(person, item.id) for item in (said, *facts)]
+        self.ids += [(person, id) for id in (said.id, *(fact.id for fact in facts))]
 
     def search(self, person: str, scope: Scope) -> None:
         text = self.random.choice(TOPICS)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 from store_data import (
@@ -43,8 +45,8 @@ def current(store: FactStore, scope: Scope = ANA) -> list[str]:
     return [fact.text for fact in run(store.facts(scope))]
 
 
-def found(store: FactStore, text: str, scope: Scope = ANA, **more: object) -> list[str]:
-    hits = run(store.search(scope, text, vector(text), limit=10, **more))  # type: ignore[arg-type]
+def found(store: FactStore, text: str, scope: Scope = ANA, **more: Any) -> list[str]:
+    hits = run(store.search(scope, text, vector(text), limit=10, **more))
     return [hit.text for hit in hits]
 
 
@@ -72,8 +74,8 @@ class TestTurns:
         put(store, *said)
         put(store, turn("other session", scope=TUESDAY, at=1), turn("bob's", scope=BOB, at=2))
 
-        def texts(scope: Scope = ANA, **more: object) -> list[str]:
-            return [t.text for t in run(store.turns(scope, **more))]  # type: ignore[arg-type]
+        def texts(scope: Scope = ANA, **more: Any) -> list[str]:
+            return [t.text for t in run(store.turns(scope, **more))]
 
         assert texts() == [f"line {n}" for n in range(6)]
         assert texts(limit=2) == ["line 0", "line 1"]
@@ -340,7 +342,7 @@ class TestCommit:
 
     def test_of_the_same_text_from_eight_turns_at_once_leaves_one_fact(self, store: FactStore) -> None:
         turns = [turn(f"said {n}", at=n) for n in range(8)]
-        outcomes = _at_once([lambda t=t: distil(store, t, "Likes tea") for t in turns])  # type: ignore[misc]
+        outcomes = _at_once([partial(distil, store, t, "Likes tea") for t in turns])
         assert outcomes == ["done"] * 8
         (left,) = run(store.facts(ANA))
         assert set(left.sources) == {t.text for t in turns}
@@ -348,7 +350,7 @@ class TestCommit:
     def test_replacing_one_fact_from_eight_threads_lets_one_win(self, store: FactStore) -> None:
         (old,) = distil(store, turn("said"), "Likes tea")
         turns = [turn(f"said {n}", at=n + 1) for n in range(8)]
-        outcomes = _at_once([lambda t=t: replace_fact(store, old, f"Likes {t.text}", t) for t in turns])  # type: ignore[misc]
+        outcomes = _at_once([partial(replace_fact, store, old, f"Likes {t.text}", t) for t in turns])
         assert sorted(outcomes) == ["ConflictError"] * 7 + ["done"]
         (left,) = run(store.facts(ANA))
         assert [f.superseded_by for f in run(store.facts(ANA, retired=True)) if f.retired] == [left.id]

@@ -1,0 +1,99 @@
+"""Search and write speed at 100,000 points of 100 users, in the default configuration, embedding excluded."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memlora_plugins import EdgeFactStore, Memory, Message, Scope
+from memlora_plugins.serving.unconfigured import UnconfiguredBackend
+
+pytestmark = [pytest.mark.benchmark_suite, pytest.mark.timeout(1200)]
+
+USERS, TURNS_EACH = 100, 1000
+WORDS = [
+    first + second for first in ("ba", "co", "du", "fe", "gi", "ho", "ju") for second in ("lan", "mer", "nit", "pod")
+]
+STARTED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class RandomEmbedder:
+    """Unit vectors at no cost: what is measured is everything but the embedding."""
+
+    name, dimension = "random", 384
+
+    def __init__(self) -> None:
+        rows = np.random.default_rng(7).standard_normal((4096, self.dimension)).astype(np.float32)
+        self._rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        self._next = 0
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self._next += len(texts)
+        return self._rows[np.arange(self._next - len(texts), self._next) % len(self._rows)]
+
+    async def aembed(self, texts: Sequence[str]) -> Any:
+        return self.embed(texts)
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def sentence(dice: random.Random) -> str:
+    return " ".join(dice.choices(WORDS, k=dice.randint(5, 25))) + "."
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
+    dice = random.Random(7)
+    folder: Path = tmp_path_factory.mktemp("100k")
+    with Memory(backend=UnconfiguredBackend(), store=EdgeFactStore(folder), embedder=RandomEmbedder()) as memory:
+        for user in range(USERS):
+            said = [
+                Message("user", sentence(dice), created_at=STARTED + timedelta(minutes=n)) for n in range(TURNS_EACH)
+            ]
+            memory.add(said, scope=Scope(f"user-{user}", session_id="one"), distil=False)
+        memory.flush()
+        yield memory
+
+
+def test_search_at_100k_points(benchmark: Any, memory: Memory) -> None:
+    dice = random.Random(8)
+    seconds: list[float] = []
+
+    def once() -> None:
+        scope, question = Scope(f"user-{dice.randrange(USERS)}"), sentence(dice)
+        start = time.perf_counter()
+        hits = memory.search(question, scope=scope, limit=10)
+        seconds.append(time.perf_counter() - start)
+        assert len(hits) == 10
+
+    benchmark.pedantic(once, rounds=300, warmup_rounds=20)
+    p50, p95 = (statistics.quantiles(seconds[20:], n=100)[n - 1] * 1000 for n in (50, 95))
+    benchmark.extra_info |= {"p50_ms": round(p50, 2), "p95_ms": round(p95, 2)}
+    assert p50 <= 6
+    assert p95 <= 12
+
+
+def test_add_without_waiting_at_100k_points(benchmark: Any, memory: Memory) -> None:
+    dice = random.Random(9)
+    seconds: list[float] = []
+
+    def once() -> None:
+        scope, message = Scope(f"user-{dice.randrange(USERS)}", session_id="one"), Message("user", sentence(dice))
+        start = time.perf_counter()
+        memory.add([message], scope=scope, wait=False)
+        seconds.append(time.perf_counter() - start)
+
+    benchmark.pedantic(once, rounds=300, warmup_rounds=20)
+    p50 = statistics.median(seconds[20:]) * 1000
+    benchmark.extra_info |= {"p50_ms": round(p50, 2)}
+    assert p50 <= 3
