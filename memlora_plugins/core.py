@@ -284,7 +284,8 @@ def build_store(settings: Settings) -> FactStore:
     if settings.qdrant_url is not None:
         from .store.qdrant import QdrantFactStore
 
-        return QdrantFactStore(url=settings.qdrant_url, api_key=settings.qdrant_api_key, collection=settings.collection)
+        key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
+        return QdrantFactStore(url=settings.qdrant_url, api_key=key, collection=settings.collection)
     from .store.edge import EdgeFactStore
 
     return EdgeFactStore(settings.path)
