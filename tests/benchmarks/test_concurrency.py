@@ -7,6 +7,7 @@ Each person has a near fact already, so both stages run: 64 model calls.
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,21 @@ pytestmark = pytest.mark.benchmark_suite
 
 PEOPLE = 32
 MODEL_SECONDS = 0.5
+ROUNDS = 3
+
+
+class Shared:
+    """An embedder that outlives the memories it is lent to."""
+
+    def __init__(self, embedder: Any) -> None:
+        self._embedder = embedder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._embedder, name)
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
 
 
 def extraction(body: dict[str, Any]) -> str:
@@ -42,25 +58,31 @@ def test_32_concurrent_adds(
     fake_server.reply("extraction", extraction)
     fake_server.reply("update", decides(("0", "UPDATE", "Lives in Porto")))
     fake_server.adapters = {"extraction": "", "update": ""}
-    backend = VLLMBackend(fake_server.base_url, "base", {"extraction": "extraction", "update": "update"})
     people = [Scope(f"person-{n}") for n in range(PEOPLE)]
     real: Any = SentenceTransformerEmbedder() if embedder == "MiniLM" else WordEmbedder()
+    seconds: list[float] = []
 
     async def everybody(memory: AsyncMemory, text: str) -> list[AddResult]:
         return list(await asyncio.gather(*(memory.add([Message("user", text)], scope=person) for person in people)))
 
-    async def measured() -> float:
-        async with AsyncMemory(backend=backend, store=EdgeFactStore(tmp_path), embedder=real) as memory:
+    async def measured() -> None:
+        backend = VLLMBackend(fake_server.base_url, "base", {"extraction": "extraction", "update": "update"})
+        store = EdgeFactStore(tmp_path / str(len(seconds)))
+        async with AsyncMemory(backend=backend, store=store, embedder=Shared(real)) as memory:
+            fake_server.latency = 0.0
             await everybody(memory, "I live in Lisbon.")
             fake_server.requests.clear()
             fake_server.latency = MODEL_SECONDS
             start = time.perf_counter()
             results = await everybody(memory, "I moved to Porto.")
-            took = time.perf_counter() - start
+            seconds.append(time.perf_counter() - start)
         assert all([event.operation for event in result.events] == ["UPDATE"] for result in results)
-        return took
+        assert len(fake_server.requests) == 2 * PEOPLE
 
-    took = benchmark.pedantic(lambda: asyncio.run(measured()), rounds=1)
-    benchmark.extra_info["seconds"] = took
-    assert len(fake_server.requests) == 2 * PEOPLE
-    assert took < bar
+    benchmark.pedantic(lambda: asyncio.run(measured()), rounds=ROUNDS)
+    real.close()
+    benchmark.extra_info |= {
+        "seconds_median": round(statistics.median(seconds), 3),
+        "seconds_worst": round(max(seconds), 3),
+    }
+    assert statistics.median(seconds) < bar
