@@ -63,8 +63,9 @@ class Batcher(Generic[Req, Res]):
                 raise ClosedError(f"{self._name} is closed; open a new one.")
             self._waiting.append((request, future))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
                 _running.add(self)
             self._wake.notify()
         return future

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +98,7 @@ class Core:
         return replace(done, turns=turns, errors=kept.errors + done.errors)
 
     def search(self, text: str, scope: Scope, limit: int, kinds: Sequence[Kind]) -> Flow[list[Hit]]:
-        return recall.search(self.store, scope, text, limit=limit, kinds=kinds)
+        return recall.search(self.store, scope, text, limit=_whole("limit", limit, least=1), kinds=kinds)
 
     def context(self, text: str, scope: Scope, token_budget: int | None) -> Flow[str]:
         return recall.context(self.store, scope, text, token_budget=self._budget(token_budget))
@@ -105,10 +107,10 @@ class Core:
         return recall.answer(self.store, scope, question, self._rules, token_budget=self._budget(token_budget))
 
     def facts(self, scope: Scope, retired: bool, limit: int | None) -> Flow[list[Fact]]:
-        return self.store.facts(scope, retired=retired, limit=limit)
+        return self.store.facts(scope, retired=retired, limit=_limit(limit))
 
     def turns(self, scope: Scope, pending: bool | None, limit: int | None, newest_first: bool) -> Flow[list[Turn]]:
-        return self.store.turns(scope, pending=pending, limit=limit, newest_first=newest_first)
+        return self.store.turns(scope, pending=pending, limit=_limit(limit), newest_first=newest_first)
 
     def get(self, id: str, scope: Scope) -> Flow[Fact | Turn]:
         return curate.get(self.store, scope, id)
@@ -129,16 +131,13 @@ class Core:
         return transfer.load(self.store, scope, rows)
 
     def erase(self, scope: Scope) -> Flow[int]:
-        self._worker.forget(scope)
-        return (yield from self.store.erase(scope))
+        return self.store.erase(scope)
 
     def count(self, scope: Scope) -> Flow[dict[str, int]]:
         return self.store.count(scope)
 
     def flush(self) -> Flow[AddResult]:
         """Distil everything that is pending, then make all of it survive a power loss."""
-        import asyncio
-
         yield from self._queue_pending()
         done = self._worker.idle()
         result = yield from Call(done.result, lambda: asyncio.wrap_future(done))
@@ -156,11 +155,7 @@ class Core:
         return drive(remember.distil(self.store, scope, ids, self._rules, self._claims), self)
 
     def _budget(self, tokens: int | None) -> int:
-        if tokens is None:
-            return self.settings.token_budget
-        if tokens < 1:
-            raise InvalidInputError(f"token_budget must be at least 1, got {tokens}.")
-        return tokens
+        return self.settings.token_budget if tokens is None else _whole("token_budget", tokens, least=1)
 
     def portable(self) -> dict[str, Any]:
         """The settings that reopen this memory, without secrets.
@@ -180,22 +175,35 @@ class Core:
 
     def close(self) -> None:
         if self._shut():
-            self.backend.close()
-            self.embedder.close()
-            self.store.close()
+            with ExitStack() as parts:  # whatever fails, the store's lock is released
+                parts.callback(self.store.close)
+                parts.callback(self.embedder.close)
+                parts.callback(self.backend.close)
+                self._worker.close()
 
     async def aclose(self) -> None:
         if self._shut():
-            await self.backend.aclose()
-            await self.embedder.aclose()
-            await self.store.aclose()
+            async with AsyncExitStack() as parts:
+                parts.push_async_callback(self.store.aclose)
+                parts.push_async_callback(self.embedder.aclose)
+                parts.push_async_callback(self.backend.aclose)
+                await asyncio.to_thread(self._worker.close)  # it waits for what is under way
 
     def _shut(self) -> bool:
         if self._closed or os.getpid() != self._pid:
             return False
         self._closed = True
-        self._worker.close()
         return True
+
+
+def _limit(limit: int | None) -> int | None:
+    return None if limit is None else _whole("limit", limit, least=0)
+
+
+def _whole(name: str, value: int, *, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise InvalidInputError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+    return value
 
 
 class _Claims:
@@ -219,9 +227,9 @@ class _Claims:
 
 def by_hand(backend: Backend, store: FactStore, embedder: Embedder, settings: Settings | None) -> Core:
     """An open core over ready-made parts."""
-    from .settings import Settings
+    from .settings import load_settings
 
-    return _started(Core(backend, store, embedder, settings or Settings(), portable=False))
+    return _started(Core(backend, store, embedder, settings or load_settings(), portable=False))
 
 
 def from_settings(**explicit: Any) -> Core:

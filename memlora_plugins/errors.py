@@ -62,7 +62,7 @@ class RetiredError(MemloraError):
     `current_id` is the id of the version that is valid now, or None if the fact was deleted.
     """
 
-    def __init__(self, message: str, *, current_id: str | None) -> None:
+    def __init__(self, message: str, *, current_id: str | None = None) -> None:
         super().__init__(message)
         self.current_id = current_id
 
@@ -124,9 +124,9 @@ class BackendTimeoutError(BackendUnavailableError):
 
 
 class BackendRequestError(BackendError):
-    """The server refused the request; sending it again cannot help. `status` is the HTTP status."""
+    """The server refused the request; sending it again cannot help. `status` is the HTTP status, 0 if unknown."""
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
 

@@ -106,7 +106,7 @@ class Memory:
         """Facts and turns that answer `text`, best first.
 
         Raises:
-            InvalidInputError: blank text or a limit below 1. EmbeddingError: the embedder failed.
+            InvalidInputError: blank text, a limit below 1, an unknown kind. EmbeddingError: the embedder failed.
         """
         return self._run(self._core.search(text, scope, limit, kinds), scope)
 

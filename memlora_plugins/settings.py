@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import SettingsError as UnreadableEnvironment
 
 from .errors import SettingsError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 SECRETS = frozenset({"api_key", "qdrant_api_key", "embedder_api_key"})
+
+
+class _Environment(EnvSettingsSource):
+    """The variables of what is not explicit: pydantic would mix the environment's adapters with explicit ones."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if name not in self.current_state}
 
 
 class Settings(BaseSettings):
@@ -66,6 +83,17 @@ class Settings(BaseSettings):
     resume: bool = True
     """Distil in the background what an earlier process left pending."""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.base_url and not self.model:
@@ -74,12 +102,27 @@ class Settings(BaseSettings):
             raise ValueError("adapters are set but model is not: name the base model they belong to")
         if self.api == "openai" and not self.base_url:
             raise ValueError("api='openai' needs base_url")
+        if self.qdrant_url is not None:
+            _check_address("qdrant_url", self.qdrant_url)
         return self
 
     def portable(self) -> dict[str, Any]:
-        """The settings as plain values, without secrets: what serialization stores."""
+        """The settings as plain values, without secrets: what serialization stores. The embedded store's folder is
+        absolute: whoever reopens it may work in another one.
+        """
         values = self.model_dump(exclude=set(SECRETS), exclude_defaults=True)
+        if self.qdrant_url is None:
+            values["path"] = self.path.absolute()
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _check_address(name: str, url: str) -> None:
+    """Refuse what is no http(s) address, and a password in it: addresses are printed and serialized."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"{name} must be an http(s) address such as http://127.0.0.1:6333")
+    if "@" in parts.netloc:
+        raise ValueError(f"{name} carries a user or password; set {name.removesuffix('url')}api_key instead")
 
 
 def load_settings(**explicit: Any) -> Settings:
@@ -91,8 +134,15 @@ def load_settings(**explicit: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in explicit.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        )
+        problems = "; ".join(_problem(found) for found in error.errors(include_input=False, include_url=False))
         raise SettingsError(f"Unusable settings. {problems}.") from None
+    except UnreadableEnvironment:  # adapters are the one setting that is JSON there
+        raise SettingsError(
+            """Unusable settings. MEMLORA_ADAPTERS is not JSON; write {"extraction": "FOLDER", "update": "FOLDER"}."""
+        ) from None
+
+
+def _problem(found: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in found["loc"])
+    said = found["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said

@@ -87,7 +87,7 @@ class ImagePart:
     url: str
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://", "data:image/")):
+        if not isinstance(self.url, str) or not self.url.startswith(("http://", "https://", "data:image/")):
             raise MessageError("ImagePart.url must be an http(s) URL or a data:image/… URL.")
 
 
@@ -104,7 +104,7 @@ class Message:
     Lone surrogates in text are replaced by U+FFFD; everything else is kept as it was said.
 
     Raises:
-        MessageError: unknown role, content without any text or image, or metadata that is not a mapping.
+        MessageError: unknown role, content without any text or image, or a field of the wrong type.
     """
 
     role: Role
@@ -132,9 +132,11 @@ class Message:
         if not self.text.strip() and not self.images:
             raise MessageError("Message.content is empty; leave empty messages out.")
         if self.name is not None:
+            if not isinstance(self.name, str):
+                raise MessageError(f"Message.name must be a string, got {type(self.name).__name__}.")
             put(self, "name", clean_text(self.name).strip() or None)
         if self.created_at is not None:
-            put(self, "created_at", as_utc(self.created_at))
+            put(self, "created_at", _message_time(self.created_at))
         if self.metadata is None:
             put(self, "metadata", {})
         if not isinstance(self.metadata, Mapping):
@@ -159,10 +161,21 @@ def _clean_part(part: object) -> Part:
     if isinstance(part, str):
         return TextPart(clean_text(part))
     if isinstance(part, TextPart):
+        if not isinstance(part.text, str):
+            raise MessageError(f"TextPart.text must be a string, got {type(part.text).__name__}.")
         return TextPart(clean_text(part.text))
     if isinstance(part, ImagePart):
         return part
     raise MessageError(f"Message.content parts are TextPart or ImagePart, got {type(part).__name__}.")
+
+
+def _message_time(moment: object) -> datetime:
+    if not isinstance(moment, datetime):
+        raise MessageError(f"Message.created_at must be a datetime, got {type(moment).__name__}.")
+    try:
+        return as_utc(moment)
+    except OverflowError:
+        raise MessageError("Message.created_at lies outside of the years 1 to 9999 in UTC.") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

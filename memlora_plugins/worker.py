@@ -48,19 +48,13 @@ class Worker:
                 return
             if len(self._threads) < min(self._most, len(self._queue) + len(self._busy)):
                 thread = threading.Thread(target=self._work, name="memlora-distil", daemon=True)
-                self._threads.add(thread)
                 thread.start()
-
-    def forget(self, scope: Scope) -> None:
-        """Drop queued work of a person (after an erase)."""
-        with self._lock:
-            for queued in [q for q in self._queue if q.user_id == scope.user_id]:
-                if scope.agent_id in (None, queued.agent_id):
-                    del self._queue[queued]
+                self._threads.add(thread)
 
     def idle(self) -> Future[AddResult]:
-        """A future of everything done from now until the queue is empty."""
+        """A future of everything done from now until the queue is empty. It cannot be cancelled."""
         future: Future[AddResult] = Future()
+        future.set_running_or_notify_cancel()  # a caller who gives up must not take the worker's result away from it
         with self._lock:
             if self._queue or self._busy:
                 self._waiting.append((future, []))

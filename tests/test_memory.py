@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import os
 import pickle
 import threading
@@ -25,6 +26,7 @@ from memlora_plugins import (
     EdgeFactStore,
     EmbeddingError,
     ForkedError,
+    ImagePart,
     InvalidInputError,
     Memory,
     Message,
@@ -35,6 +37,7 @@ from memlora_plugins import (
     RetiredError,
     Scope,
     ScopeError,
+    Settings,
     Stage,
     Token,
 )
@@ -152,6 +155,15 @@ def test_odd_characters_lose_nothing(memory: Memory, text: str) -> None:
     assert memory.turns(scope=ANA)[0].text == Message("user", text).text
 
 
+def test_metadata_that_no_store_could_read_back_is_refused(memory: Memory) -> None:
+    deep: dict[str, Any] = {}
+    deep["again"] = deep
+    with pytest.raises(InvalidInputError, match="deep"):
+        memory.add([said("hello", metadata=deep)], scope=ANA)
+    memory.add([said("hello", metadata={"a": [{"b": [1]}]})], scope=ANA)
+    assert [turn.metadata for turn in memory.turns(scope=ANA)] == [{"a": [{"b": [1]}]}]
+
+
 @pytest.mark.parametrize("messages", [["hi"], [{"role": "user", "content": "hi"}], [None]])
 def test_something_else_than_messages_is_refused(memory: Memory, messages: Any) -> None:
     with pytest.raises(MessageError, match="position 0"):
@@ -209,6 +221,32 @@ def test_update_keeps_the_old_version_in_history(tmp_path: Path) -> None:
             memory.edit(old.id, "x", scope=ANA)
         assert refused.value.current_id == after.id
         assert after.id in str(refused.value)
+
+
+def test_an_update_to_what_another_fact_says_tells_of_that_fact(tmp_path: Path) -> None:
+    def merge(request: Request) -> str:
+        old = json.loads(user_line(request).split("Old memories: ")[1].splitlines()[0])
+        return decides(*((id, "UPDATE", "Likes green tea") for id, text in old.items() if text == "Likes tea"))
+
+    backend = FakeBackend(extraction=facts_of, update=merge)
+    with make(tmp_path, backend) as memory:
+        memory.add([said("«Likes tea» «Likes green tea»")], scope=ANA)
+        result = memory.add([said("«Likes rather green tea»")], scope=ANA)
+        assert {event.operation for event in result.events} == {"UPDATE"}
+        for event in result.events:
+            assert memory.get(event.fact.id, scope=ANA).text == event.fact.text == "Likes green tea"
+
+
+@pytest.mark.parametrize("later", [MAY + timedelta(days=1), MAY - timedelta(days=1)])
+def test_versions_of_a_fact_stay_with_its_agent(tmp_path: Path, later: datetime) -> None:
+    coach = Scope("ana", "coach")
+    backend = FakeBackend(extraction=facts_of, update=lambda r: decides(("0", "UPDATE", "Lives in Lisbon")))
+    with make(tmp_path, backend) as memory:
+        memory.add([said("«Lives in Porto»", created_at=MAY)], scope=coach)
+        memory.add([said("«Lives in Lisbon»", created_at=later)], scope=ANA)
+        [now] = memory.facts(scope=coach)
+        assert now.text == ("Lives in Lisbon" if later > MAY else "Lives in Porto")
+        assert len(memory.history(now.id, scope=coach)) == 2
 
 
 def test_an_older_statement_never_retires_a_newer_one(tmp_path: Path) -> None:
@@ -440,6 +478,45 @@ def test_an_unexpected_failure_in_the_background_is_reported_by_flush(tmp_path: 
         assert memory.count(scope=ANA)["pending"] == 1
 
 
+async def test_a_flush_that_is_given_up_harms_nobody(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def slow(request: Request) -> str:
+        assert go.wait(10)
+        return facts_of(request)
+
+    backend = FakeBackend(extraction=slow, update=keep_all)
+    parts = {"store": EdgeFactStore(tmp_path), "embedder": WordEmbedder()}
+    async with Memory(backend=backend, settings=Settings(workers=1), **parts).aio as memory:
+        await memory.add([said("«Likes tea»")], scope=ANA, wait=False)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(memory.flush(), 0.02)
+        go.set()
+        await memory.flush()
+        await memory.add([said("«Owns a boat»")], scope=ANA, wait=False)
+        await asyncio.wait_for(memory.flush(), 10)
+        assert texts(await memory.facts(scope=ANA)) == ["Likes tea", "Owns a boat"]
+
+
+def test_erasing_one_session_leaves_the_background_work_of_another(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def slow(request: Request) -> str:
+        assert go.wait(10)
+        return facts_of(request)
+
+    parts = {"store": EdgeFactStore(tmp_path), "embedder": WordEmbedder()}
+    backend = FakeBackend(extraction=slow, update=keep_all)
+    with Memory(backend=backend, settings=Settings(workers=1), **parts) as memory:
+        memory.add([said("«Owns a boat»")], scope=BOB, wait=False)  # the one thread is busy
+        for session in ("one", "two"):
+            memory.add([said(f"«Told in {session}»")], scope=Scope("ana", session_id=session), wait=False)
+        memory.erase(scope=Scope("ana", session_id="one"))
+        go.set()
+        memory._core._worker.idle().result(10)  # without the turns that flush would queue again
+        assert texts(memory.facts(scope=ANA)) == ["Told in two"]
+
+
 def test_closing_in_the_middle_of_background_work_loses_nothing(tmp_path: Path) -> None:
     go = threading.Event()
 
@@ -506,6 +583,22 @@ def test_unusable_limits_are_refused(memory: Memory) -> None:
         memory.context("x", scope=ANA, token_budget=0)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda memory: memory.search("x", scope=ANA, limit="3"),
+        lambda memory: memory.search("x", scope=ANA, kinds="fact"),
+        lambda memory: memory.search("x", scope=ANA, kinds=("facts",)),
+        lambda memory: memory.facts(scope=ANA, limit=-1),
+        lambda memory: memory.turns(scope=ANA, limit=-1),
+        lambda memory: memory.context("x", scope=ANA, token_budget="80"),
+    ],
+)
+def test_unusable_arguments_are_refused(memory: Memory, call: Any) -> None:
+    with pytest.raises(InvalidInputError):
+        call(memory)
+
+
 def test_facts_are_shared_by_sessions_and_turns_are_not(memory: Memory) -> None:
     memory.add([said("«Likes tea»")], scope=Scope("ana", session_id="one"))
     two = Scope("ana", session_id="two")
@@ -534,6 +627,14 @@ def test_edit_and_delete_make_versions(memory: Memory) -> None:
     assert refused.value.current_id is None
     with pytest.raises(InvalidInputError, match="blank"):
         memory.edit(second.id, " ", scope=ANA)
+
+
+def test_an_edit_to_what_another_fact_says_returns_that_fact(memory: Memory) -> None:
+    memory.add([said("«Likes tea» «Plays chess»")], scope=ANA)
+    tea, chess = sorted(memory.facts(scope=ANA), key=lambda fact: fact.text)
+    assert memory.edit(tea.id, "Plays chess.", scope=ANA).id == chess.id
+    assert texts(memory.facts(scope=ANA)) == ["Plays chess"]
+    assert memory.get(tea.id, scope=ANA).superseded_by == chess.id
 
 
 def test_an_id_of_another_user_is_not_found(memory: Memory) -> None:
@@ -577,6 +678,52 @@ def test_a_row_that_is_not_exported_is_named(memory: Memory, change: dict[str, A
         memory.load([rows[0], {**rows[0], **change}], scope=ANA)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"role": "robot"},
+        {"name": 5},
+        {"message_id": 5},
+        {"position": 2**63},
+        {"position": float("nan")},
+        {"created_at": "0001-01-01T00:00:00+05:00"},
+        {"metadata": {"x": float("nan")}},
+        {"kind": "fact", "sources": "abc"},
+        {"kind": "fact", "sources": [5]},
+        {"kind": "fact", "operation": "FORGET"},
+        {"kind": "fact", "retired_by": "me"},
+        {"kind": "fact", "version": 2**63},
+        {"kind": "fact", "text": " "},
+    ],
+)
+def test_a_crafted_row_is_refused_and_named(memory: Memory, change: dict[str, Any]) -> None:
+    memory.add([said("«Likes tea»")], scope=ANA)
+    rows = {row["kind"]: row for row in memory.export(scope=ANA)}
+    with pytest.raises(InvalidInputError, match="Row 1"):
+        memory.load([{**rows[change.get("kind", "turn")], **change}], scope=BOB)
+    assert memory.count(scope=BOB)["turns"] == memory.count(scope=BOB)["facts"] == 0
+
+
+@pytest.mark.parametrize("spell", [str.upper, "{{{}}}".format, lambda id: id.replace("-", "")])
+def test_a_row_cannot_take_a_fact_from_another_user(memory: Memory, spell: Any) -> None:
+    memory.add([said("«Likes tea»")], scope=ANA)
+    row = next(row for row in memory.export(scope=ANA) if row["kind"] == "fact")
+    memory.load([{**row, "user_id": "bob", "id": spell(row["id"]), "text": "Mine"}], scope=BOB)
+    assert texts(memory.facts(scope=ANA)) == ["Likes tea"]
+
+
+def test_loading_embeds_only_what_is_searched(tmp_path: Path) -> None:
+    with make(tmp_path / "one") as memory:
+        memory.add([said("«Likes tea»"), Message("tool", "42"), said([ImagePart("https://a.org/c.png")])], scope=ANA)
+        memory.delete(memory.facts(scope=ANA)[0].id, scope=ANA)
+        rows = list(memory.export(scope=ANA))
+    embedder = WordEmbedder()
+    with make(tmp_path / "two", embedder=embedder) as other:
+        assert other.load(rows, scope=ANA) == 4
+        assert embedder.texts == 1
+        assert list(other.export(scope=ANA)) == rows
+
+
 def test_erase_removes_one_user_and_leaves_the_other(memory: Memory) -> None:
     for scope in (ANA, BOB):
         memory.add([said("«Likes tea»")], scope=scope)
@@ -608,6 +755,33 @@ def test_use_after_close_is_an_error_and_closing_twice_is_not(tmp_path: Path) ->
     with pytest.raises(ClosedError):
         memory.facts(scope=ANA)
     assert memory._core.backend.closed
+
+
+class Unclosable(FakeBackend):
+    def close(self) -> None:
+        raise BackendUnavailableError("it will not close")
+
+    async def aclose(self) -> None:
+        self.close()
+
+
+async def test_a_part_that_fails_to_close_does_not_keep_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(BackendUnavailableError):
+        make(tmp_path, Unclosable()).close()
+    with pytest.raises(BackendUnavailableError):
+        await make(tmp_path, Unclosable()).aio.close()
+    assert not (tmp_path / "owner.json").exists()
+
+
+def test_a_pickle_finds_its_folder_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Memory.open() as memory:
+        memory.add([said("I like tea")], scope=ANA, distil=False)
+        stored = pickle.dumps(memory)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pickle.loads(stored) as reopened:
+        assert len(reopened.turns(scope=ANA)) == 1
 
 
 def test_a_folder_open_twice_in_one_process_is_shared(tmp_path: Path) -> None:

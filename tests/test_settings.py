@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +17,14 @@ def test_explicit_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyP
     assert load_settings().model == "from-environment"
     assert load_settings(model="explicit").model == "explicit"
     assert load_settings(model=None).adapters == {"extraction": "a"}
+    assert load_settings(adapters={"update": "b"}).adapters == {"update": "b"}
+    assert load_settings(adapters={}).adapters == {}
 
 
 def test_secrets_are_neither_shown_nor_carried() -> None:
     settings = load_settings(api_key="s3cret", qdrant_api_key="s3cret", embedder_api_key="s3cret", path="x")
     assert "s3cret" not in repr(settings) + str(settings)
-    assert settings.portable() == {"path": "x"}
+    assert settings.portable() == {"path": str(Path("x").absolute())}
     assert b"s3cret" not in pickle.dumps(settings.portable())
 
 
@@ -34,8 +37,17 @@ def test_secrets_are_neither_shown_nor_carried() -> None:
         ({"workers": 0}, "workers"),
         ({"no_such_setting": 1}, "no_such_setting"),
         ({"api_key": 3, "workers": "many"}, "workers"),
+        ({"qdrant_url": "127.0.0.1:6333"}, "qdrant_url must be an http"),
+        ({"qdrant_url": "http://ana:s3cret@127.0.0.1:6333"}, "set qdrant_api_key"),
     ],
 )
 def test_mistakes_are_named_and_secrets_are_not_repeated(values: dict[str, object], named: str) -> None:
-    with pytest.raises(SettingsError, match=named):
+    with pytest.raises(SettingsError, match=named) as caught:
         load_settings(**values)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_adapters_in_the_environment_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMLORA_ADAPTERS", "extraction=experts/extraction")
+    with pytest.raises(SettingsError, match="MEMLORA_ADAPTERS is not JSON"):
+        load_settings()

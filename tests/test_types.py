@@ -33,7 +33,7 @@ def test_a_scope_prints_what_is_not_narrowed() -> None:
     assert Scope("ana", "coach", "s1").without_session() == Scope("ana", "coach")
 
 
-@pytest.mark.parametrize("content", ["", "  \n\t", [], [TextPart(" ")], None, 5, [3]])
+@pytest.mark.parametrize("content", ["", "  \n\t", [], [TextPart(" ")], [TextPart(5)], None, 5, [3]])
 def test_empty_or_unusable_content_is_refused(content: object) -> None:
     with pytest.raises(MessageError):
         Message("user", content)
@@ -44,7 +44,21 @@ def test_an_unknown_role_is_refused_by_name() -> None:
         Message("robot", "hi")
 
 
-@pytest.mark.parametrize("bad", [{"id": " "}, {"id": 5}, {"metadata": ["x"]}])
+_EAST, _WEST = timezone(timedelta(hours=5)), timezone(timedelta(hours=-5))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"id": " "},
+        {"id": 5},
+        {"name": 5},
+        {"metadata": ["x"]},
+        {"created_at": "2026-05-03"},
+        {"created_at": datetime(1, 1, 1, tzinfo=_EAST)},
+        {"created_at": datetime(9999, 12, 31, 23, tzinfo=_WEST)},
+    ],
+)
 def test_unusable_fields_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(MessageError):
         Message("user", "hi", **bad)
@@ -57,6 +71,8 @@ def test_images_are_kept_beside_text() -> None:
     assert Message("user", "hi").images == ()
     with pytest.raises(MessageError, match="URL"):
         ImagePart("cat.png")
+    with pytest.raises(MessageError, match="URL"):
+        ImagePart(None)
 
 
 def test_each_message_has_an_id_of_its_own() -> None:

@@ -17,6 +17,7 @@ from ..experts import update
 from ..store.base import Change, FactStore, NewSources, Retirement
 from ..types import AddResult, Fact, FactEvent, Failure, Operation, Stage, Turn, Usage, fact_id, normalise
 from .asking import Asked, ask
+from .curate import as_kept
 from .effects import Embed, Emit, Flow
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules
             if attempt == rules.commit_attempts or not (now and now[0].pending):
                 raise
             continue
-        return AddResult(events=tuple(plan.events), errors=answers.errors, usage=answers.usage)
+        kept = yield from as_kept(store, plan.added)
+        return AddResult(events=plan.told(kept), errors=answers.errors, usage=answers.usage)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -135,6 +137,11 @@ class _Plan:
             done=(self._turn.id,),
         )
 
+    def told(self, kept: Sequence[Fact]) -> tuple[FactEvent, ...]:
+        """The events, about the facts that the store kept for those that were added."""
+        now = {fact.id: stored for fact, stored in zip(self.added, kept, strict=True)}
+        return tuple(replace(event, fact=now.get(event.fact.id, event.fact)) for event in self.events)
+
     def say_again(self, fact: Fact) -> None:
         """Known already: the fact gains this turn as a source."""
         self._sources.append(NewSources(fact.id, fact.version, (self._turn.message_id,)))
@@ -214,9 +221,10 @@ class _Plan:
         id = fact_id(self._turn.id, text)
         if any(fact.id == id for fact in self.added):
             return None
+        line = previous or past_of
         fact = Fact(
             id=id,
-            scope=self._turn.scope.without_session(),
+            scope=line.scope if line else self._turn.scope.without_session(),  # versions of a fact keep their owner
             text=text,
             sources=tuple(dict.fromkeys(sources or (self._turn.message_id,))),
             valid_from=self._turn.created_at,

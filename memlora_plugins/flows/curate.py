@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -50,7 +51,8 @@ def history(store: FactStore, scope: Scope, id: str) -> Flow[list[Fact]]:
 
 
 def edit(store: FactStore, scope: Scope, id: str, text: str, rules: Rules) -> Flow[Fact]:
-    """Replace a fact's text by hand; the old version stays in its history. Returns the new version.
+    """Replace a fact's text by hand; the old version stays in its history. Returns the new version, or the fact that
+    said exactly this already.
 
     Raises:
         NotFoundError: no such fact. RetiredError: `id` is an old version. ConflictError: it changed meanwhile.
@@ -76,7 +78,7 @@ def edit(store: FactStore, scope: Scope, id: str, text: str, rules: Rules) -> Fl
     )
     retirement = _retirement(old, now, "UPDATE", new.id)
     yield from store.commit(old.scope, Change(add=((new, vectors[0]),), retire=(retirement,)))
-    return new
+    return (yield from as_kept(store, [new]))[0]
 
 
 def delete(store: FactStore, scope: Scope, id: str, rules: Rules) -> Flow[Fact]:
@@ -89,6 +91,19 @@ def delete(store: FactStore, scope: Scope, id: str, rules: Rules) -> Flow[Fact]:
     retirement = _retirement(old, rules.clock(), "DELETE", None)
     yield from store.commit(old.scope, Change(retire=(retirement,)))
     return replace(old, retired_at=retirement.retired_at, retired_by="DELETE", valid_to=retirement.valid_to)
+
+
+def as_kept(store: FactStore, new: Sequence[Fact]) -> Flow[list[Fact]]:
+    """Facts that were just committed, as the store has them: one that said the same already stands for a new one."""
+    kept = {fact.id: fact for fact in new}
+    current = [fact for fact in new if not fact.retired]
+    for owner in dict.fromkeys(fact.scope for fact in current):
+        mine = [fact for fact in current if fact.scope == owner]
+        found = yield from store.same_text(owner, [fact.text for fact in mine])
+        for fact, same in zip(mine, found, strict=True):
+            if same is not None and same.id != fact.id and same.scope == owner:
+                kept[fact.id] = same
+    return list(kept.values())
 
 
 def _retirement(old: Fact, now: datetime, by: Operation, superseded_by: str | None) -> Retirement:

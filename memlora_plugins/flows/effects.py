@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -90,6 +90,7 @@ class IO(Protocol):
 
 
 _POOL_SIZE = 16
+_NO_COMPLETION = "a backend's stream ended without its Completion"
 
 
 def drive(flow: Flow[T], io: IO) -> T:
@@ -152,11 +153,15 @@ async def aevents(flow: Flow[Any], io: IO, *, streaming: bool = True) -> AsyncGe
                     yield effect.event
                     result = None
                 elif isinstance(effect, Complete) and effect.stream and streaming:
-                    async for piece in io.backend.astream(effect.request):
-                        if isinstance(piece, str):
-                            yield Token(piece)
-                        else:
-                            result = piece
+                    result = None
+                    async with _closing(io.backend.astream(effect.request)) as pieces:
+                        async for piece in pieces:
+                            if isinstance(piece, str):
+                                yield Token(piece)
+                            else:
+                                result = piece
+                    if result is None:
+                        raise RuntimeError(_NO_COMPLETION)
                 else:
                     result = await _aperform(effect, io)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (as above)
@@ -169,12 +174,22 @@ async def aevents(flow: Flow[Any], io: IO, *, streaming: bool = True) -> AsyncGe
         flow.close()
 
 
+@asynccontextmanager
+async def _closing(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]:
+    """A listener who leaves early ends the request at once, not when the garbage is collected."""
+    try:
+        yield pieces
+    finally:
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
+
+
 def _stream(effect: Complete, io: IO) -> Generator[Token, None, Completion]:
     for piece in io.backend.stream(effect.request):
         if not isinstance(piece, str):
             return piece
         yield Token(piece)
-    raise RuntimeError("a backend's stream ended without its Completion")
+    raise RuntimeError(_NO_COMPLETION)
 
 
 def _perform(effect: Effect[Any] | Flow[Any], io: IO) -> Any:
@@ -236,7 +251,7 @@ async def _atogether(effects: Sequence[Effect[Any] | Flow[Any]], io: IO) -> list
         for task in tasks:
             task.cancel()
         settled = await asyncio.gather(*tasks, return_exceptions=True)
-    for outcome in settled:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
-            raise outcome
+    failed = [outcome for outcome in settled if isinstance(outcome, BaseException)]
+    for error in sorted(failed, key=lambda one: isinstance(one, asyncio.CancelledError)):  # a cause before its victims
+        raise error
     return list(settled)

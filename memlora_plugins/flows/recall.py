@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ..errors import InvalidInputError
 from ..experts import generation
 from ..serving.base import Request
 from ..store.base import FactStore
+from ..store.rows import SPOKEN
 from ..types import Answer, Hit, Kind, Scope, Stage, clean_text
 from .effects import Complete, Embed, Emit, Flow
 
@@ -35,12 +36,12 @@ def search(
     """Facts and turns that answer `text`, best first, at most `limit`.
 
     Raises:
-        InvalidInputError: blank text, or a limit below 1.
+        InvalidInputError: blank text, or an unknown kind.
         EmbeddingError: the embedder failed.
     """
     text = _question(text)
-    if limit < 1:
-        raise InvalidInputError(f"limit must be at least 1, got {limit}.")
+    if not set(kinds) <= set(get_args(Kind)):
+        raise InvalidInputError(f"kinds is a sequence of 'fact' and 'turn', got {kinds!r}.")
     vectors = yield from Embed([text])
     return (yield from store.search(scope, text, vectors[0], limit=limit, kinds=kinds))
 
@@ -105,7 +106,7 @@ def _everything(store: FactStore, scope: Scope, token_budget: int) -> Flow[list[
         return None
     facts = yield from store.facts(scope)
     turns = yield from store.turns(scope)
-    spoken = [turn for turn in turns if turn.role in ("user", "assistant") and turn.text.strip()]
+    spoken = [turn for turn in turns if turn.role in SPOKEN and turn.text.strip()]
     hits = in_order([*(turn.hit(1.0) for turn in spoken), *(fact.hit(1.0) for fact in facts)])
     if sum(tokens(generation.memory_line(hit)) for hit in hits) > token_budget:
         return None

@@ -27,6 +27,7 @@ from ..experts import extraction
 from ..serving.base import Expert, PromptStyle
 from ..store.base import Change, FactStore
 from ..store.ranking import turn_text
+from ..store.rows import SPOKEN
 from ..types import AddResult, Failure, Message, Scope, Stage, Turn, Usage, as_utc, turn_id
 from .asking import ask
 from .consolidate import consolidate
@@ -35,7 +36,6 @@ from .effects import Embed, Emit, Flow, Together
 if TYPE_CHECKING:
     from ..embedding import Vector
 
-_CONVERSATION_ROLES = ("user", "assistant")
 _TOGETHER = 8  # extractions asked at once
 
 
@@ -119,17 +119,28 @@ def _as_turns(scope: Scope, messages: Sequence[Message], now: datetime, distil: 
 
 
 def _turn_vectors(turns: Sequence[Turn]) -> Flow[tuple[list[Vector | None], tuple[Failure, ...]]]:
-    vectors: list[Vector | None] = [None] * len(turns)
-    spoken = [n for n, turn in enumerate(turns) if turn.role in _CONVERSATION_ROLES and turn.text.strip()]
-    if not spoken:
-        return vectors, ()
+    texts = [searched_text(turn) for turn in turns]
     try:
-        embedded = yield from Embed([turn_text(turns[n]) for n in spoken])
+        return (yield from embed_some(texts)), ()
     except EmbeddingError as error:  # the words are kept all the same, and found by words
-        return vectors, (Failure("embedding", error, tuple(turns[n].id for n in spoken)),)
-    for n, vector in zip(spoken, embedded, strict=True):
-        vectors[n] = vector
-    return vectors, ()
+        without = tuple(turn.id for turn, text in zip(turns, texts, strict=True) if text is not None)
+        return [None] * len(turns), (Failure("embedding", error, without),)
+
+
+def searched_text(turn: Turn) -> str | None:
+    """What of a turn is embedded; None for a turn that is not searched by meaning."""
+    return turn_text(turn) if turn.role in SPOKEN and turn.text.strip() else None
+
+
+def embed_some(texts: Sequence[str | None]) -> Flow[list[Vector | None]]:
+    """A vector for each text, None where there is none."""
+    vectors: list[Vector | None] = [None] * len(texts)
+    wanted = {place: text for place, text in enumerate(texts) if text is not None}
+    if wanted:
+        embedded = yield from Embed(list(wanted.values()))
+        for place, vector in zip(wanted, embedded, strict=True):
+            vectors[place] = vector
+    return vectors
 
 
 def distil(store: FactStore, scope: Scope, ids: Iterable[str], rules: Rules, claims: Claims) -> Flow[AddResult]:
@@ -216,7 +227,7 @@ def _previous_line(store: FactStore, turn: Turn) -> Flow[Turn | None]:
     """The line that `turn` answers: the latest of its conversation, if somebody else said it."""
     earlier = yield from store.turns(turn.scope, before=turn.position, limit=4, newest_first=True)
     for other in earlier:
-        if other.scope == turn.scope and other.role in _CONVERSATION_ROLES:
+        if other.scope == turn.scope and other.role in SPOKEN:
             return other if (other.role, other.name) != (turn.role, turn.name) else None
     return None
 

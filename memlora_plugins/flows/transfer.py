@@ -5,13 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import InvalidInputError
 from ..store.base import FactStore
-from ..store.ranking import turn_text
-from ..types import Fact, ImagePart, Scope, Turn, as_utc, clean_text, fact_id, turn_id
-from .effects import Embed, Flow
+from ..store.rows import json_ready
+from ..types import Fact, ImagePart, Message, Operation, Scope, TextPart, Turn, as_utc, clean_text, fact_id, turn_id
+from .effects import Flow
+from .remember import embed_some, searched_text
+
+if TYPE_CHECKING:
+    from ..embedding import Vector
 
 _BATCH = 256  # rows embedded and written at once by load
 
@@ -43,14 +47,20 @@ def load(store: FactStore, scope: Scope, rows: Iterable[Mapping[str, Any]]) -> F
 
 
 def _restore(store: FactStore, items: list[Fact | Turn]) -> Flow[int]:
-    vectors = yield from Embed([turn_text(item) if isinstance(item, Turn) else item.text for item in items])
-    pairs = list(zip(items, vectors, strict=True))
+    vectors = yield from embed_some([_searched(item) for item in items])
+    pairs: list[tuple[Fact | Turn, Vector | None]] = list(zip(items, vectors, strict=True))
     return (
         yield from store.restore(
             [(item, vector) for item, vector in pairs if isinstance(item, Fact)],
             [(item, vector) for item, vector in pairs if isinstance(item, Turn)],
         )
     )
+
+
+def _searched(item: Fact | Turn) -> str | None:
+    if isinstance(item, Turn):
+        return searched_text(item)
+    return None if item.retired else item.text
 
 
 def _turn_row(turn: Turn) -> dict[str, Any]:
@@ -103,54 +113,75 @@ def _from_row(scope: Scope, row: Mapping[str, Any], number: int) -> Fact | Turn:
         if row["kind"] == "fact":
             return _fact_from(Scope(scope.user_id, agent), row, own)
         raise ValueError(f"kind is {row['kind']!r}, not 'turn' or 'fact'")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InvalidInputError(f"Row {number} is not an exported row: {type(error).__name__}: {error}.") from error
 
 
 def _turn_from(scope: Scope, row: Mapping[str, Any]) -> Turn:
-    return Turn(
-        id=turn_id(scope, row["message_id"]),
-        scope=scope,
-        message_id=row["message_id"],
-        role=row["role"],
+    said = Message(  # the same rules as for a message that is added
+        row["role"],
+        [TextPart(row["text"]), *(ImagePart(url) for url in row.get("images") or ())],
+        id=_text(row["message_id"], "message_id"),
         name=row.get("name"),
-        text=clean_text(row["text"]),
-        images=tuple(ImagePart(url) for url in row.get("images") or ()),
+        created_at=_time(row["created_at"]),
+        metadata=json_ready(row.get("metadata") or {}),
+    )
+    return Turn(
+        id=turn_id(scope, said.id),
+        scope=scope,
+        message_id=said.id,
+        role=said.role,
+        name=said.name,
+        text=said.text,
+        images=said.images,
         created_at=_time(row["created_at"]),
         recorded_at=_time(row["recorded_at"]),
-        position=int(row["position"]),
+        position=_whole(row["position"], "position"),
         pending=bool(row["pending"]),
-        metadata=dict(row.get("metadata") or {}),
+        metadata=said.metadata,
     )
 
 
 def _fact_from(scope: Scope, row: Mapping[str, Any], own: bool) -> Fact:
     """A fact keeps its id within its own scope, and gets one derived from it in another."""
 
-    def local(id: str | None) -> str | None:
-        if id is None:
-            return None
-        uuid.UUID(id)
-        return id if own else fact_id(f"{scope}", id)
+    def local(id: str) -> str:
+        plain = str(uuid.UUID(id))  # any other spelling of a known id would pass for a new one
+        return plain if own else fact_id(f"{scope}", plain)
 
-    id = local(row["id"])
-    if id is None:
-        raise ValueError("id is missing")
+    for name, choices in (("operation", get_args(Operation)), ("retired_by", (None, *get_args(Operation)))):
+        if row.get(name) not in choices:
+            raise ValueError(f"{name} is {row.get(name)!r}")
+    if isinstance(row["sources"], str):
+        raise TypeError("sources is one text, not a list")
+    successor = row.get("superseded_by")
     return Fact(
-        id=id,
+        id=local(row["id"]),
         scope=scope,
-        text=clean_text(row["text"]),
-        sources=tuple(row["sources"]),
+        text=_text(row["text"], "text"),
+        sources=tuple(_text(source, "a source") for source in row["sources"]),
         valid_from=_time(row["valid_from"]),
         valid_to=_time_or_none(row.get("valid_to")),
         recorded_at=_time(row["recorded_at"]),
         retired_at=_time_or_none(row.get("retired_at")),
         retired_by=row.get("retired_by"),
-        superseded_by=local(row.get("superseded_by")),
+        superseded_by=None if successor is None else local(successor),
         operation=row["operation"],
-        version=int(row["version"]),
-        metadata=dict(row.get("metadata") or {}),
+        version=_whole(row["version"], "version"),
+        metadata=json_ready(row.get("metadata") or {}),
     )
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is not a text, or blank")
+    return clean_text(value)
+
+
+def _whole(value: object, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is not a whole number of at most 64 bits")
+    return value
 
 
 def _time(text: str) -> datetime:

@@ -20,8 +20,10 @@ from ..types import Fact, ImagePart, Scope, Turn, as_utc, clean_text, normalise
 from .base import Payload, Retirement
 from .engine import In, Is, Where
 
+_DEEPEST = 32  # levels of metadata; an engine that cannot read back what it took fails for everybody
+
 SPOKEN = ("user", "assistant")
-"""Roles whose turns are searched."""
+"""Roles whose turns are searched, shown and taken for the line before."""
 
 
 def of_user(scope: Scope) -> Where:
@@ -172,9 +174,9 @@ def json_ready(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that every store keeps as it is: tuples as lists, lone surrogates replaced.
 
     Raises:
-        InvalidInputError: a value is not JSON, or a number does not fit.
+        InvalidInputError: a value is not JSON, a number does not fit, or it is nested too deeply.
     """
-    return {_key(key): _value(value, str(key)) for key, value in metadata.items()}
+    return {_key(key): _value(value, str(key), _DEEPEST) for key, value in metadata.items()}
 
 
 def _key(key: object) -> str:
@@ -183,7 +185,11 @@ def _key(key: object) -> str:
     return clean_text(key)
 
 
-def _value(value: Any, path: str) -> Any:
+def _value(value: Any, path: str, levels: int) -> Any:
+    if not levels:
+        raise InvalidInputError(
+            f"Metadata {path.partition('.')[0]!r} is nested too deeply; {_DEEPEST} levels are kept."
+        )
     match value:
         case None | bool():
             return value
@@ -194,9 +200,9 @@ def _value(value: Any, path: str) -> Any:
         case str():
             return clean_text(value)
         case Mapping():
-            return {_key(key): _value(item, f"{path}.{key}") for key, item in value.items()}
+            return {_key(key): _value(item, f"{path}.{key}", levels - 1) for key, item in value.items()}
         case list() | tuple():
-            return [_value(item, path) for item in value]
+            return [_value(item, path, levels - 1) for item in value]
     raise InvalidInputError(
         f"Metadata {path!r} is not JSON-ready ({type(value).__name__}); use strings, booleans, finite numbers of"
         " at most 64 bits, lists and mappings."

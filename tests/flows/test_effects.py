@@ -236,3 +236,40 @@ def test_a_backend_stream_without_its_completion_is_an_error() -> None:
     assert [next(stepper), next(stepper)] == ["start", Token("half")]
     with pytest.raises(RuntimeError, match="Completion"):
         next(stepper)
+
+
+async def test_a_backend_stream_without_its_completion_is_an_error_asynchronously_too() -> None:
+    class Broken(FakeBackend):
+        async def astream(self, request: Request) -> Any:
+            yield "half"
+
+    with pytest.raises(RuntimeError, match="Completion"):
+        [item async for item in aevents(streaming(), Parts(Broken()))]
+
+
+async def test_leaving_a_stream_early_ends_the_request_at_once() -> None:
+    ended: list[str] = []
+
+    class Endless(FakeBackend):
+        async def astream(self, request: Request) -> Any:
+            try:
+                while True:
+                    yield "more "
+            finally:
+                ended.append("ended")
+
+    items = aevents(streaming(), Parts(Endless()))
+    assert [await anext(items), await anext(items)] == ["start", Token("more ")]
+    await items.aclose()
+    assert ended == ["ended"]
+
+
+async def test_a_sibling_that_cancels_itself_is_no_result() -> None:
+    async def gone() -> None:
+        raise asyncio.CancelledError
+
+    def flow() -> Flow[Any]:
+        return (yield from Together([value(1), Call(lambda: None, gone)]))
+
+    with pytest.raises(asyncio.CancelledError):
+        await adrive(flow(), Parts())

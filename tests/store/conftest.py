@@ -16,9 +16,11 @@ from memlora_plugins.store.edge import EdgeFactStore
 from memlora_plugins.store.qdrant import QdrantFactStore
 
 Reopen = Callable[[], FactStore]
+SERVER = os.environ.get("MEMLORA_TEST_QDRANT_URL")
+"""A real Qdrant server, where there is one."""
 
 
-@pytest.fixture(params=["edge", "memory", "server"])
+@pytest.fixture(params=["edge", "memory", *(["server"] if SERVER else [])])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
     """Opens the same memory, each time as a new store."""
     opened: list[FactStore] = []
@@ -33,13 +35,11 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
         def make() -> FactStore:
             return QdrantFactStore(client=client)
     else:
-        url = os.environ.get("MEMLORA_TEST_QDRANT_URL")
-        if not url:
-            pytest.skip("MEMLORA_TEST_QDRANT_URL names no Qdrant server")
+        assert SERVER is not None
         collection = f"memlora-test-{uuid.uuid4().hex}"
 
         def make() -> FactStore:
-            return QdrantFactStore(url=url, collection=collection)
+            return QdrantFactStore(url=SERVER, collection=collection)
 
     def reopened() -> FactStore:
         store = make()
@@ -51,7 +51,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
     for store in opened:
         store.close()
     if request.param == "server":
-        QdrantClient(os.environ["MEMLORA_TEST_QDRANT_URL"]).delete_collection(collection)
+        QdrantClient(SERVER).delete_collection(collection)
 
 
 @pytest.fixture
