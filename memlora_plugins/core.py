@@ -137,12 +137,13 @@ class Core:
         return self.store.count(scope)
 
     def flush(self) -> Flow[AddResult]:
-        """Distil everything that is pending, then make all of it survive a power loss."""
+        """Embed and distil everything that is left to, then make all of it survive a power loss."""
+        errors = yield from remember.embed_missing(self.store)
         yield from self._queue_pending()
-        done = self._worker.idle()
+        done = self._worker.done()
         result = yield from Call(done.result, lambda: asyncio.wrap_future(done))
         yield from self.store.flush()
-        return result
+        return replace(result, errors=errors + result.errors)
 
     def _queue_pending(self) -> Flow[None]:
         people: dict[Scope, list[str]] = {}

@@ -12,6 +12,7 @@ from .flows.effects import Finished, Flow, adrive, aevents, drive, events
 from .types import AddResult, Answer, Fact, Hit, Kind, Message, Scope, Stage, Token, Turn
 
 if TYPE_CHECKING:
+    from .core import Core
     from .embedding import Embedder
     from .serving.base import Backend
     from .settings import Settings
@@ -196,7 +197,8 @@ class Memory:
     def erase(self, *, scope: Scope) -> int:
         """Physically remove turns, facts, history and pending work; returns how many items went.
 
-        With a session: its turns, and the facts that have no other source.
+        With a session: its turns, and the facts that have no other source. The embedded store rebuilds its files:
+        about a second, several at 100,000 points, in which nothing else in this process runs.
         """
         return self._run(self._core.erase(scope), scope)
 
@@ -247,7 +249,12 @@ class AsyncMemory:
     async def open(cls, **settings: Any) -> AsyncMemory:
         """As `Memory.open`; models are loaded off the event loop."""
         door = cls.__new__(cls)
-        door._core = await asyncio.to_thread(from_settings, **settings)
+        opening = asyncio.ensure_future(asyncio.to_thread(from_settings, **settings))
+        try:
+            door._core = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
         return door
 
     @property
@@ -365,6 +372,12 @@ class AsyncMemory:
     async def _run(self, flow: Flow[T], scope: Scope) -> T:
         self._core.check_scope(scope)
         return await adrive(flow, self._core)
+
+
+def _close_unwanted(opening: asyncio.Future[Core]) -> None:
+    """Nobody waits for this memory any more: it must not keep the folder locked."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def reopen(door: type[Memory] | type[AsyncMemory], settings: dict[str, Any]) -> Memory | AsyncMemory:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from .errors import ClosedError, MemloraError
 from .flows.remember import combine
@@ -29,7 +30,7 @@ class Worker:
         self._queue: OrderedDict[Scope, list[str]] = OrderedDict()
         self._busy: set[Scope] = set()
         self._threads: set[threading.Thread] = set()
-        self._waiting: list[tuple[Future[AddResult], list[AddResult]]] = []
+        self._waiting: list[_Waiting] = []
         self._closed = False
 
     def submit(self, scope: Scope, ids: Iterable[str]) -> None:
@@ -51,13 +52,17 @@ class Worker:
                 thread.start()
                 self._threads.add(thread)
 
-    def idle(self) -> Future[AddResult]:
-        """A future of everything done from now until the queue is empty. It cannot be cancelled."""
+    def done(self) -> Future[AddResult]:
+        """A future of everything done from now until what is queued or under way now is finished.
+
+        Work that is submitted later does not keep it waiting. It cannot be cancelled.
+        """
         future: Future[AddResult] = Future()
         future.set_running_or_notify_cancel()  # a caller who gives up must not take the worker's result away from it
         with self._lock:
-            if self._queue or self._busy:
-                self._waiting.append((future, []))
+            jobs = Counter([*self._queue, *self._busy])
+            if jobs:
+                self._waiting.append(_Waiting(future, jobs))
                 return future
         future.set_result(AddResult())
         return future
@@ -69,8 +74,8 @@ class Worker:
             self._queue.clear()
             threads = list(self._threads)
             waiting, self._waiting = self._waiting, []
-        for future, _ in waiting:
-            future.set_exception(ClosedError("The memory was closed while it was flushing; the rest stays pending."))
+        for one in waiting:
+            one.future.set_exception(ClosedError("The memory was closed during a flush; the rest stays pending."))
         for thread in threads:
             thread.join(grace / len(threads))
 
@@ -98,10 +103,19 @@ class Worker:
     def _done(self, scope: Scope, result: AddResult) -> None:
         with self._lock:
             self._busy.discard(scope)
-            for _, results in self._waiting:
-                results.append(result)
-            finished = []
-            if not (self._queue or self._busy):
-                finished, self._waiting = self._waiting, []
-        for future, results in finished:
-            future.set_result(combine(results))
+            for one in self._waiting:
+                one.results.append(result)
+                one.jobs -= Counter([scope])
+            finished = [one for one in self._waiting if not one.jobs]
+            self._waiting = [one for one in self._waiting if one.jobs]
+        for one in finished:
+            one.future.set_result(combine(one.results))
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Somebody who waits for jobs: how many of each person, and what was done meanwhile."""
+
+    future: Future[AddResult]
+    jobs: Counter[Scope]
+    results: list[AddResult] = field(default_factory=list)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ import pytest
 from scripted import FakeBackend, WordEmbedder, decides, says, user_line
 
 from memlora_plugins import (
+    AddResult,
     Answer,
     AsyncMemory,
     BackendNotConfiguredError,
@@ -293,6 +295,15 @@ def test_a_merged_text_is_kept_with_both_sources(tmp_path: Path) -> None:
         assert memory.search("cheese tuna", scope=ANA, kinds=["fact"])[0].id == fact.id
 
 
+def test_a_message_with_very_many_facts_is_put_to_the_expert_in_portions(tmp_path: Path) -> None:
+    with updating(tmp_path, lambda r: decides()) as memory:
+        memory.add([said("«Owns cat number 0»")], scope=ANA)
+        result = memory.add([said(" ".join(f"«Owns cat number {n}»" for n in range(1, 31)))], scope=ANA)
+        assert result.errors == ()
+        assert len(memory.facts(scope=ANA)) == 31
+        assert len(memory._core.backend.asked("update")) == 3
+
+
 def test_a_fact_without_neighbours_is_added_without_asking(memory: Memory) -> None:
     memory.add([said("«Plays the violin»")], scope=ANA)
     memory.add([said("«Works at night»")], scope=ANA)
@@ -420,9 +431,14 @@ def test_a_failing_embedder_keeps_the_words_and_says_so(tmp_path: Path) -> None:
         assert len(result.pending) == 1
         with pytest.raises(EmbeddingError):
             memory.search("violet", scope=ANA)
+        assert [failure.stage for failure in memory.flush().errors] == ["embedding", "update"]
         embedder.failing = None
         assert memory.search("violet", scope=ANA)[0].text == "«Likes violet tea»"
-        assert len(memory.flush().events) == 1
+        embedded = embedder.texts
+        flushed = memory.flush()
+        assert (len(flushed.events), flushed.errors) == (1, ())
+        assert embedder.texts == embedded + 2  # the turn, late, and its fact
+        assert memory.flush() == AddResult()
 
 
 def test_without_a_model_everything_is_kept_and_the_way_on_is_named(tmp_path: Path) -> None:
@@ -513,8 +529,32 @@ def test_erasing_one_session_leaves_the_background_work_of_another(tmp_path: Pat
             memory.add([said(f"«Told in {session}»")], scope=Scope("ana", session_id=session), wait=False)
         memory.erase(scope=Scope("ana", session_id="one"))
         go.set()
-        memory._core._worker.idle().result(10)  # without the turns that flush would queue again
+        memory._core._worker.done().result(10)  # without the turns that flush would queue again
         assert texts(memory.facts(scope=ANA)) == ["Told in two"]
+
+
+def test_a_flush_does_not_wait_for_what_comes_after_it(tmp_path: Path) -> None:
+    begun, hold = threading.Event(), threading.Event()
+
+    def slow(request: Request) -> str:
+        if "second" in user_line(request):
+            begun.set()
+            assert hold.wait(10)
+        return facts_of(request)
+
+    with make(tmp_path, FakeBackend(extraction=slow, update=keep_all)) as memory:
+        first = memory._core._worker
+        memory.add([said("«Says the first thing»")], scope=ANA, wait=False)
+        memory.flush()
+        memory.add([said("«Says the second thing»")], scope=BOB, wait=False)
+        assert begun.wait(10)
+        waiting = first.done()
+        memory.add([said("«Adds something else»")], scope=ANA, wait=False)
+        assert not waiting.done()
+        hold.set()
+        assert [event.fact.text for event in waiting.result(10).events][-1] == "Says the second thing"
+        memory.flush()
+        assert memory.count(scope=ANA)["pending"] == memory.count(scope=BOB)["pending"] == 0
 
 
 def test_closing_in_the_middle_of_background_work_loses_nothing(tmp_path: Path) -> None:
@@ -873,6 +913,30 @@ async def test_open_is_a_coroutine_and_reopens_from_its_pickle(tmp_path: Path) -
         await memory.add([said("I like tea")], scope=ANA, distil=False)
         async with pickle.loads(pickle.dumps(memory)) as copied:
             assert len(await copied.turns(scope=ANA)) == 1
+
+
+async def test_an_open_that_nobody_waits_for_any_more_releases_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, closed = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class Slow:
+        def close(self) -> None:
+            closed.set()
+
+    def slow(**settings: Any) -> Any:
+        loop.call_soon_threadsafe(started.set)
+        time.sleep(0.05)
+        return Slow()
+
+    monkeypatch.setattr("memlora_plugins.memory.from_settings", slow)
+    task = asyncio.create_task(AsyncMemory.open(path=tmp_path))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(closed.wait, 10)
 
 
 async def test_many_users_at_once_stay_apart(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .remember import Rules
 
 
+_FACTS_AT_ONCE = 12
+"""New facts that one update prompt holds: a long message may tell hundreds, more than a small model can take."""
+
+
 def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules) -> Flow[AddResult]:
     """Decide on each new fact and commit; start over from fresh neighbours when somebody else committed meanwhile.
 
@@ -95,19 +99,19 @@ def _plan(
             plan.say_again(fact)
     fresh = [text for text, fact in zip(new, known, strict=True) if fact is None]
     near = yield from store.neighbours(scope, [vectors[text] for text in fresh], limit=rules.neighbours_per_fact)
-    old: dict[str, Fact] = {}
-    asked_about: list[str] = []
+    asked_about: list[tuple[str, list[Fact]]] = []
     for text, found in zip(fresh, near, strict=True):
         close = [fact for fact, cosine in found if cosine >= rules.similarity_threshold]
-        old.update((fact.id, fact) for fact in close)
         if close:
-            asked_about.append(text)
+            asked_about.append((text, close))
         else:
             plan.add(text)
-    if asked_about:
-        neighbours = list(old.values())
-        decisions = yield from answers.about([fact.text for fact in neighbours], asked_about)
-        plan.follow(decisions, neighbours, asked_about)
+    for start in range(0, len(asked_about), _FACTS_AT_ONCE):
+        group = asked_about[start : start + _FACTS_AT_ONCE]
+        old = list({fact.id: fact for _, close in group for fact in close}.values())
+        about = [text for text, _ in group]
+        decisions = yield from answers.about([fact.text for fact in old], about)
+        plan.follow(decisions, old, about)
     missing = [fact.text for fact in plan.added if fact.text not in vectors]  # texts that the update expert merged
     if missing:
         embedded = yield from Embed(missing)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..embedding import Vector
 
 _TOGETHER = 8  # extractions asked at once
+_EMBEDDED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,18 @@ def _turn_vectors(turns: Sequence[Turn]) -> Flow[tuple[list[Vector | None], tupl
     except EmbeddingError as error:  # the words are kept all the same, and found by words
         without = tuple(turn.id for turn, text in zip(turns, texts, strict=True) if text is not None)
         return [None] * len(turns), (Failure("embedding", error, without),)
+
+
+def embed_missing(store: FactStore) -> Flow[tuple[Failure, ...]]:
+    """Give the turns that were kept while the embedder failed their vectors."""
+    turns = yield from store.unembedded()
+    for start in range(0, len(turns), _EMBEDDED_AT_ONCE):
+        batch = turns[start : start + _EMBEDDED_AT_ONCE]
+        vectors, errors = yield from _turn_vectors(batch)
+        if errors:
+            return (replace(errors[0], turn_ids=tuple(turn.id for turn in turns[start:])),)
+        yield from store.embed_turns([(t, v) for t, v in zip(batch, vectors, strict=True) if v is not None])
+    return ()
 
 
 def searched_text(turn: Turn) -> str | None:

@@ -113,6 +113,12 @@ class FactStore(Protocol):
     ) -> Flow[list[Turn]]:
         """Turns by `position`, oldest first; `before` keeps smaller positions only."""
 
+    def unembedded(self) -> Flow[list[Turn]]:
+        """Every scope's turns that were kept while the embedder failed. For `flush` only."""
+
+    def embed_turns(self, turns: Sequence[tuple[Turn, Vector]]) -> Flow[None]:
+        """Give turns that have none their vector. Turns that are gone meanwhile stay gone."""
+
     def pending(self) -> Flow[list[Turn]]:
         """Every scope's turns still to distil, oldest first. For the background worker only."""
 

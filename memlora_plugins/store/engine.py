@@ -24,7 +24,7 @@ SPARSE = ("context_words",)
 ALL_VECTORS = (*DENSE, *SPARSE)
 
 TENANT = "user_id"
-KEYWORDS = ("agent_id", "session_id", "kind", "shelf", "pending", "text_key", "message_id", "unfinished")
+KEYWORDS = ("agent_id", "session_id", "kind", "shelf", "pending", "embedded", "text_key", "message_id", "unfinished")
 """Payload fields with a keyword index. Keywords and integers only: emptiness and booleans cost a payload read each."""
 NUMBERS = ("position",)
 

@@ -113,6 +113,13 @@ class PointStore:
         )
         return _turns(found, newest_first=newest_first)[:limit]
 
+    def unembedded(self) -> Flow[list[Turn]]:
+        found = yield from self._scroll((Is("embedded", "no"),))
+        return _turns(found)
+
+    def embed_turns(self, turns: Sequence[tuple[Turn, Vector]]) -> Flow[None]:
+        yield from self._engine.guard(self._embed_turns(turns))
+
     def pending(self) -> Flow[list[Turn]]:
         found = yield from self._scroll((Is("pending", "yes"),))
         return _turns(found)
@@ -190,6 +197,24 @@ class PointStore:
         if refreshed:
             yield from self._engine.set_vectors(refreshed)
         return [turn for turn, _ in wanted.values()]
+
+    def _embed_turns(self, turns: Sequence[tuple[Turn, Vector]]) -> Flow[None]:
+        there = {point.id for point in (yield from self._retrieve([turn.id for turn, _ in turns], payload=False))}
+        for _, vector in turns:
+            self._check(vector)
+        own = {turn.id: {"text": vector.tolist()} for turn, vector in turns if turn.id in there}
+        conversations: dict[Scope, list[signals.Place]] = {}
+        for turn, _ in turns:
+            if turn.id in own:
+                conversations.setdefault(turn.scope, []).append(signals.Place.of(turn, own[turn.id]["text"]))
+        vectors: dict[str, Vectors] = dict(own)
+        for scope, places in conversations.items():
+            near = [place for place in (yield from self._around(scope, places)) if place.id not in own]
+            for id, context in signals.contexts([*places, *near], of=set(own)).items():
+                vectors[id] = {**own.get(id, {}), **context}
+        if vectors:
+            yield from self._engine.set_vectors(vectors)
+            yield from self._engine.set_payload((Ids(tuple(own)),), {"embedded": "yes"})
 
     def _around(self, scope: Scope, places: Sequence[signals.Place]) -> Flow[list[signals.Place]]:
         """The stored turns of a conversation that `places` fall between, and as many on each side as contexts reach."""
@@ -305,8 +330,9 @@ class PointStore:
 
 
 def _turn_point(turn: Turn, vector: Vector | None) -> Point:
-    searched = {} if vector is None or turn.role not in SPOKEN else {"text": vector.tolist()}
-    return Point(turn.id, turn_payload(turn), searched)
+    searched = turn.role in SPOKEN and bool(turn.text.strip())
+    vectors = {"text": vector.tolist()} if searched and vector is not None else {}
+    return Point(turn.id, turn_payload(turn, embedded=bool(vectors) or not searched), vectors)
 
 
 def _sources(points: Iterable[Point]) -> dict[str, set[str]]:

@@ -2,7 +2,8 @@
 
 Payload fields besides those of the types:
 - `shelf`: `turn`, `fact` (current), `retired`, or `aside` (system and tool turns: kept, never found).
-- `pending`: `yes` or `no`. Ids that are None are stored as `""`, which no scope has: indexes find values, not absence.
+- `pending`: `yes` or `no`. `embedded`: `no` for a turn that waits for its vector. Ids that are None are stored as
+  `""`, which no scope has: indexes find values, not absence.
 - `text_key`: hash of the normalised text. `origins`: pairs of source message id and the turn it was (`""` if unknown).
 - `revision` and `writer`: for compare-and-set; see `commit.py`.
 """
@@ -72,8 +73,8 @@ def text_key(text: str) -> str:
     return hashlib.sha256(normalise(text).encode()).hexdigest()[:32]
 
 
-def turn_payload(turn: Turn) -> Payload:
-    """The payload of a turn."""
+def turn_payload(turn: Turn, *, embedded: bool) -> Payload:
+    """The payload of a turn; `embedded` unless it should have a vector and has none."""
     return {
         "kind": "turn",
         "shelf": "turn" if turn.role in SPOKEN else "aside",
@@ -87,6 +88,7 @@ def turn_payload(turn: Turn) -> Payload:
         "recorded_at": _time(turn.recorded_at),
         "position": turn.position,
         "pending": "yes" if turn.pending else "no",
+        "embedded": "yes" if embedded else "no",
         "metadata": json_ready(turn.metadata),
     }
 

@@ -50,6 +50,29 @@ def found(store: FactStore, text: str, scope: Scope = ANA, **more: Any) -> list[
     return [hit.text for hit in hits]
 
 
+class TestTurnsWithoutVectors:
+    def test_get_them_later_and_are_then_found_by_meaning(self, store: FactStore) -> None:
+        before, late, after = turn("Good morning", at=1), turn("I bought a violin", at=2), turn("How nice", at=3)
+        run(store.put_turns([(before, vector(before.text)), (late, None), (after, vector(after.text))]))
+        assert [one.id for one in run(store.unembedded())] == [late.id]
+        silent = turn("a tool's output", at=4, role="tool")
+        run(store.put_turns([(silent, None)]))
+        run(store.embed_turns([(late, vector("fiddle instrument"))]))
+        assert run(store.unembedded()) == []
+        hits = run(store.search(ANA, "?", vector("fiddle instrument"), limit=1))
+        assert [hit.text for hit in hits] == ["I bought a violin"]
+        [kept] = run(store.turns(ANA, ids=[late.id]))
+        assert kept == late
+
+    def test_that_are_gone_meanwhile_stay_gone(self, store: FactStore) -> None:
+        gone = turn("I bought a violin")
+        run(store.put_turns([(gone, None)]))
+        run(store.erase(ANA))
+        run(store.embed_turns([(gone, vector(gone.text))]))
+        assert run(store.turns(ANA)) == []
+        assert run(store.unembedded()) == []
+
+
 class TestTurns:
     def test_come_back_as_they_were_said(self, store: FactStore) -> None:
         said = turn(
