@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from . import sentence_model
 from .errors import BackendError, ClosedError, EmbeddingError, ForkedError, InvalidInputError
+from .flows.effects import CALLS_ONLY, adrive, drive
 from .types import clean_text
 
 if TYPE_CHECKING:
@@ -198,15 +199,9 @@ class OpenAIEmbedder:
         return self._dimension
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        from .flows.effects import drive
-        from .serving.http import CALLS_ONLY
-
         return drive(self._embed(texts), CALLS_ONLY)
 
     async def aembed(self, texts: Sequence[str]) -> Vectors:
-        from .flows.effects import adrive
-        from .serving.http import CALLS_ONLY
-
         return await adrive(self._embed(texts), CALLS_ONLY)
 
     def close(self) -> None:

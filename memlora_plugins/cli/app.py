@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Annotated
 
 import typer
 
 from . import chat, demo, doctor, recall, remember, serve, transfer
+from .output import tolerate_bytes
 
 app = typer.Typer(
     name="memlora",
@@ -48,6 +50,8 @@ def _common(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
 ) -> None:
+    tolerate_bytes()
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries tell each other's developers
     os.environ.setdefault("TQDM_DELAY", "2")  # seconds: a bar of another library is worth showing only if it lasts
     if verbose:
         import logging

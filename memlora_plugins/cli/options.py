@@ -145,7 +145,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             given[name] = group(**{part.name: given.pop(part.name) for part in fields(group)})
         try:
             function(**given)
-        except MemloraError as error:
+        except BrokenPipeError:
+            raise  # whoever read the output has enough: typer ends quietly
+        except (MemloraError, OSError) as error:  # OSError: a full disk under standard output, say
             complain(f"error: {error}")
             raise typer.Exit(1) from error
 

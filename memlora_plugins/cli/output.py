@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -39,7 +41,20 @@ def jsonable(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    typer.echo(json.dumps(jsonable(value), ensure_ascii=False, indent=2))
+    typer.echo(json_text(jsonable(value), indent=2))
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """`value` as JSON for stdout: escaped where stdout cannot show every character, so that nothing is lost."""
+    anything = (sys.stdout.encoding or "").lower().startswith("utf")
+    return json.dumps(value, ensure_ascii=not anything, indent=indent)
+
+
+def tolerate_bytes() -> None:
+    """Characters that a standard stream cannot carry are replaced instead of ending the command."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def complain(line: str) -> None:

@@ -45,7 +45,7 @@ def answer(
     if json:
         print_json(result)
     else:
-        console().print(visible(result.text))
+        typer.echo(visible(result.text))  # as it is: a console would wrap it where no terminal is
 
 
 @command

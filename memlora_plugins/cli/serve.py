@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..serving.server import VLLMServer
 
 _LOOK_SECONDS = 0.5
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -46,7 +47,7 @@ def serve(
     from ..serving.server import VLLMServer
     from ..settings import load_settings
 
-    api_key = load_settings(model=model).api_key
+    settings = load_settings(model=model, adapters=adapters(adapter))
     if host not in _LOOPBACK:
         complain(
             f"warning: {host} can be reached from elsewhere. vLLM guards only /v1 with a key; /metrics, /tokenize and "
@@ -54,13 +55,13 @@ def serve(
         )
     server = VLLMServer(
         model,
-        adapters(adapter) or {},
+        settings.adapters,
         host=host,
         port=port,
         served_model_name=name,
         max_model_len=max_model_len,
         kv_cache_gb=kv_cache_gb,
-        api_key=api_key,
+        api_key=settings.api_key,
         log_file=log_file,
         extra_args=vllm_arg or (),
     )
@@ -74,15 +75,16 @@ def serve(
 
 @contextmanager
 def _stopping(server: VLLMServer) -> Iterator[None]:
-    """Stop the server at the end, whether that is an error, Ctrl-C or a termination signal."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Stop the server at the end, whether that is an error, Ctrl-C, a closed terminal or a termination signal."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in _ENDING}
     try:
         yield
     except KeyboardInterrupt:
         complain("stopping the server")
     finally:
         server.stop()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start(server: VLLMServer, timeout: float) -> None:
@@ -95,7 +97,8 @@ def _start(server: VLLMServer, timeout: float) -> None:
         try:
             server.start(timeout=timeout, progress=tell)
         except ServerStartError as error:
-            err.print(visible(error.log_tail))
+            if error.log_tail:
+                err.print(visible(error.log_tail))
             raise
 
 

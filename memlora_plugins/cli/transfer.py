@@ -14,7 +14,7 @@ from ..errors import InvalidInputError, NotFoundError
 from ..types import Message, Scope
 from .conversation_file import chat_message, is_export, rows
 from .options import Json, Model, Place, Who, command, explicit, opened
-from .output import complain, console, print_json, progress
+from .output import complain, console, json_text, print_json, progress
 
 if TYPE_CHECKING:
     from ..memory import Memory
@@ -35,14 +35,14 @@ def export(
     import json
 
     with opened(place, resume=False) as memory:
-        lines = (json.dumps(row, ensure_ascii=False) for row in memory.export(scope=who.scope))
+        exported = memory.export(scope=who.scope)
         if output is None:
-            for line in lines:
-                typer.echo(line)
+            for row in exported:
+                typer.echo(json_text(row))
             return
         try:
             with output.open("w", encoding="utf-8") as file:
-                written = sum(1 for line in lines if file.write(line + "\n"))
+                written = sum(1 for row in exported if file.write(json.dumps(row, ensure_ascii=False) + "\n"))
         except OSError as error:
             raise InvalidInputError(f"{output} cannot be written: {error.strerror}.") from error
     complain(f"wrote {written} rows to {output}")

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from ..types import Token
 
@@ -88,6 +88,9 @@ class IO(Protocol):
     @property
     def embedder(self) -> Embedder: ...
 
+
+CALLS_ONLY = cast(IO, None)
+"""The `io` of flows that yield nothing but `Call` and `Emit`."""
 
 _POOL_SIZE = 16
 _NO_COMPLETION = "a backend's stream ended without its Completion"

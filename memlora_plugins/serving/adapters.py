@@ -114,6 +114,11 @@ def server_rank(adapters: Iterable[Adapter]) -> int:
     return next(allowed for allowed in SERVER_RANKS if allowed >= rank)
 
 
+def is_hub_name(model: str | Path) -> bool:
+    """Whether `model` reads as `owner/name` on the Hugging Face hub, and not as a folder."""
+    return isinstance(model, str) and model.count("/") == 1 and not model.startswith(("/", ".", "~"))
+
+
 def base_config(model: str | Path) -> dict[str, Any] | None:
     """The config of a base model given by folder; None for one given by name."""
     path = Path(model).expanduser() / "config.json"

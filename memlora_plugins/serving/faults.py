@@ -50,14 +50,22 @@ def status_error(response: httpx.Response, url: str, hint: str, secret: str = ""
     details = error_details(response)
     said = quote(details.get("message") or response.reason_phrase or "no explanation", secret)
     if status == 429 or status >= 500:
-        return BackendUnavailableError(f"{url} answered {status}: {said}")
+        advice = "It is asked too often; try again later." if status == 429 else "See its log, and try again later."
+        return BackendUnavailableError(f"{url} answered {status}: {_sentence(said)} {advice}")
     if status == 404 and details.get("param") == "model":
-        return NotServedError(f"{url} does not serve the model that was asked for: {said}", status=status)
+        return NotServedError(
+            f"{url} does not serve the model that was asked for: {_sentence(said)} Name one that its /v1/models lists.",
+            status=status,
+        )
     if 300 <= status < 400:
         target = response.headers.get("location", "nowhere")
         return BackendRequestError(f"{url} redirects to {target}; set base_url to the final address.", status=status)
     advice = {401: "Check api_key.", 403: "Check api_key.", 404: hint}.get(status, "Sending it again cannot help.")
-    return BackendRequestError(f"{url} refused the request with {status}: {said} {advice}", status=status)
+    return BackendRequestError(f"{url} refused the request with {status}: {_sentence(said)} {advice}", status=status)
+
+
+def _sentence(said: str) -> str:
+    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
 
 
 def quote(said: object, secret: str = "") -> str:

@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
 from ..errors import BackendError, BackendRequestError, BackendTimeoutError, ClosedError, SettingsError
-from ..flows.effects import IO, Call
+from ..flows.effects import Call
 from ..types import clean_text
 from .faults import Again, cut_off, quote, retry_delay, status_error, unreachable
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-CALLS_ONLY = cast(IO, None)
-"""The `io` of flows that yield nothing but `Call` and `Emit`."""
 
 _LONGEST_PAUSE = 8.0
 _CLOSE_SECONDS = 5.0
@@ -50,7 +47,8 @@ class Transport:
     `connect_timeout` and `read_timeout` are seconds; `backoff` is the first pause between retries, in seconds.
 
     Raises:
-        SettingsError: `base_url` is not an http(s) address, or carries a user or password.
+        SettingsError: `base_url` is not an http(s) address, or carries a user or password; `api_key` holds characters
+            that no HTTP header can.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Transport:
         self.api_url = str(url).rstrip("/") if url.path.strip("/") else str(url).rstrip("/") + "/v1"
         self.root_url = self.api_url.removesuffix("/v1")
         self.hint = hint
-        self._key = api_key if api_key is None or isinstance(api_key, SecretStr) else SecretStr(api_key)
+        self._key = _usable_key(api_key)
         self._timeout = httpx.Timeout(read_timeout, connect=connect_timeout, pool=None)
         self._read_timeout = read_timeout
         self._backoff = wait_exponential(multiplier=backoff, max=_LONGEST_PAUSE) + wait_random(0, backoff)
@@ -400,11 +398,22 @@ def _checked(base_url: str) -> httpx.URL:
         url = httpx.URL(base_url)
     except (httpx.InvalidURL, TypeError):
         url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise SettingsError(f"base_url must be an http(s) address such as http://127.0.0.1:8000, got {base_url!r}.")
     if url.userinfo:
         raise SettingsError("base_url carries a user or password; pass api_key instead.")
+    if url.scheme not in ("http", "https") or not url.host:
+        got = "something else" if "@" in str(base_url) else repr(base_url)  # a password is not repeated
+        raise SettingsError(f"base_url must be an http(s) address such as http://127.0.0.1:8000, got {got}.")
     return url.copy_with(query=None, fragment=None)
+
+
+def _usable_key(api_key: str | SecretStr | None) -> SecretStr | None:
+    """The key, checked here because httpx repeats one that it cannot send in its error."""
+    if api_key is None:
+        return None
+    key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
+    if not key.isascii() or not key.isprintable():
+        raise SettingsError("api_key holds a line break or another character that cannot be sent; set it again.")
+    return SecretStr(key)
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import AdapterInvalidError, ClosedError, MissingDependencyError, SettingsError
-from .adapters import base_config, preflight
+from .adapters import base_config, is_hub_name, preflight
 from .base import Completion, Expert, PromptStyle, Request
 from .engine import Engine, Job, Source
 
@@ -221,8 +221,11 @@ def _model_folder(model: str | Path, allow_download: bool) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve()
-    advice = "Pass the folder of a downloaded model, or allow_download=True with its name on the hub."
-    if isinstance(model, Path) or str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+    advice = (
+        "Pass the folder of a downloaded model, or its name after `hf download NAME`, which "
+        "LocalBackend(…, allow_download=True) does for you."
+    )
+    if isinstance(model, Path) or not is_hub_name(model):
         raise SettingsError(f"There is no model folder {model}. {advice}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

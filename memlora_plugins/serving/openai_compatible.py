@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import BackendRequestError, BackendUnavailableError, SettingsError
-from ..flows.effects import Emit, Finished, adrive, aevents, drive, events
+from ..flows.effects import CALLS_ONLY, Emit, Finished, adrive, aevents, drive, events
 from ..types import Usage
 from .base import Completion, Expert, FinishReason, PromptStyle, Request
 from .faults import cut_off
-from .http import CALLS_ONLY, Exchange, Transport
+from .http import Exchange, Transport
 
 if TYPE_CHECKING:
     import httpx

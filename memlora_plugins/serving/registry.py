@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import AdapterInvalidError, AdapterNotLoadedError, BackendRequestError
 from ..flows.effects import Call
-from .adapters import Adapter, base_config, resolve
+from .adapters import Adapter, base_config, is_hub_name, resolve
 from .faults import error_details
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class AdapterRegistry:
                 f"The {expert} adapter has the base model's name {adapter.name!r}. Leave the expert out of adapters "
                 "to use the base model with full prompts."
             )
-        if _hub_name(adapter.base) and _hub_name(self._base_model) and adapter.base != self._base_model:
+        if is_hub_name(adapter.base) and is_hub_name(self._base_model) and adapter.base != self._base_model:
             logger.warning("%s was trained on %s, the server runs %s", adapter.name, adapter.base, self._base_model)
         return adapter
 
@@ -224,7 +224,3 @@ class _WorldLock:
             lock = self._loop_locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         await lock.acquire()
         return lock
-
-
-def _hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith(("/", ".", "~"))

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 import httpx
 
 from ..errors import MissingDependencyError, ServerStartError, SettingsError
-from .adapters import Adapter, base_config, checked_name, preflight, server_rank
+from .adapters import Adapter, base_config, checked_name, is_hub_name, preflight, server_rank
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -34,6 +34,8 @@ Progress = Callable[[float, str], None]
 
 _LOOK_SECONDS = 0.25
 _GRACE_SECONDS = 15.0
+_PORT_SECONDS = 3.0
+"""A server that was just killed may hold its port for a moment."""
 _LONGEST_DEFAULT_LENGTH = 8192
 _TAIL_BYTES = 4000
 _STRUCTURED_OUTPUTS = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
@@ -61,7 +63,7 @@ class VLLMServer:
             VLLMBackend(server.base_url, server.model, {"extraction": "extraction"})
 
     Raises:
-        SettingsError: an adapter has the model's name.
+        SettingsError: there is no such model folder, an adapter has the model's name, or `host` is no address here.
         AdapterInvalidError: an adapter cannot be served.
         MissingDependencyError: no interpreter with vLLM was found.
     """
@@ -85,6 +87,10 @@ class VLLMServer:
     ) -> None:
         folder = Path(model_dir).expanduser()
         self._folder = folder.absolute() if folder.is_dir() else None
+        if self._folder is None and not is_hub_name(model_dir):
+            raise SettingsError(
+                f"There is no model folder {model_dir}. Pass a folder, or a name such as Qwen/Qwen2.5-1.5B-Instruct."
+            )
         self.model = served_model_name or (self._folder.name if self._folder else str(model_dir))
         self._model_source = str(self._folder or model_dir)
         config = base_config(model_dir)
@@ -121,7 +127,8 @@ class VLLMServer:
     @property
     def base_url(self) -> str:
         """Where the server answers."""
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     @property
     def adapters(self) -> dict[str, Adapter]:
@@ -142,14 +149,15 @@ class VLLMServer:
         """Start and wait until the server is healthy; does nothing if it runs already. `timeout` is in seconds.
 
         Raises:
-            ServerStartError: the process ended, or was not healthy in time; `log_tail` is the end of its log.
+            ServerStartError: the port is taken, the log cannot be written, the process ended, or was not healthy in
+                time; `log_tail` is the end of its log.
         """
         if self.running:
             return self
         self.stop()  # what a killed server left of its process group
+        _wait_for_port(self.host, self.port)
         on_cpu = self._on_cpu()
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        with self._open_log() as log:
             offset = log.tell()
             self._process = _spawn(self.command(on_cpu=on_cpu), self._environment(on_cpu=on_cpu), log)
         self._finalizer = weakref.finalize(self, _end, self._process, os.getpid())
@@ -228,11 +236,20 @@ class VLLMServer:
                 time.sleep(_LOOK_SECONDS)
         raise self._failure(f"was not healthy after {timeout:g} s", offset)
 
+    def _open_log(self) -> IO[bytes]:
+        try:
+            self.log_file.parent.mkdir(parents=True, exist_ok=True)
+            return self.log_file.open("ab")
+        except OSError as error:
+            raise ServerStartError(
+                f"The log {self.log_file} cannot be written ({error.strerror}); name another with log_file."
+            ) from error
+
     def _failure(self, what: str, offset: int) -> ServerStartError:
         tail = self._log_tail(offset)
         reason = next((line for line in reversed(tail.splitlines()) if "Error" in line), tail.rpartition("\n")[2])
         return ServerStartError(
-            f"The vLLM server {what}: {reason[-300:].strip() or 'no output'}. Its log is {self.log_file}.",
+            f"The vLLM server {what}: {reason[-300:].strip().rstrip('.') or 'no output'}. Its log is {self.log_file}.",
             log_tail=tail,
         )
 
@@ -316,11 +333,40 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
+    try:
+        with _bound(host, 0) as probe:
+            port: int = probe.getsockname()[1]
+    except OSError as error:
+        raise SettingsError(f"{host!r} is no address of this machine ({error.strerror}); use 127.0.0.1.") from error
     return port
+
+
+def _wait_for_port(host: str, port: int) -> None:
+    """Make sure that `port` can be listened on: else another server there would be taken for ours."""
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            _bound(host, port).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ServerStartError(
+                    f"{host}:{port} cannot be listened on ({error.strerror}). Stop what runs there, or choose another "
+                    "port (0 takes a free one)."
+                ) from error
+        else:
+            return
+        time.sleep(_LOOK_SECONDS)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM does
+        bound.bind((host, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 def _length(config: Mapping[str, Any] | None) -> int | None:

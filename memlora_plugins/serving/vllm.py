@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AdapterNotLoadedError
-from ..flows.effects import adrive, drive
+from ..flows.effects import CALLS_ONLY, adrive, drive
 from .base import Expert, PromptStyle, Request
 from .faults import NotServedError
-from .http import CALLS_ONLY, Exchange
+from .http import Exchange
 from .openai_compatible import OpenAIBackend
 from .registry import AdapterRegistry
 

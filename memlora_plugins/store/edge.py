@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import qdrant_edge as q
 
 from ..errors import ClosedError, ForkedError, StoreError
-from ..flows.effects import Effect, Flow
+from ..flows.effects import CALLS_ONLY, Effect, Flow, drive
 from .engine import (
     DENSE,
     KEYWORDS,
@@ -35,7 +35,6 @@ from .engine import (
     Where,
     direct,
     mismatch,
-    run_inline,
     valid_ids,
 )
 from .folder import Folder, unavailable
@@ -250,7 +249,7 @@ class _EdgeEngine:
                 raise ClosedError(f"The store at {self._path} is closed; open a new one.")
             if shard.unfinished:  # an erase failed half-way; what is written now must not fall to its repetition
                 shard.erase(shard.unfinished)
-            return run_inline(flow)
+            return drive(flow, CALLS_ONLY)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:

@@ -7,7 +7,7 @@ arrive here are valid Unicode.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -167,27 +167,6 @@ def direct(action: Callable[[], T]) -> Call[T]:
         return action()
 
     return Call(action, asynchronous)
-
-
-def run_inline(flow: Flow[T]) -> T:
-    """Carry out a flow of `direct` effects on the spot."""
-    try:
-        effect = next(flow)
-        while True:
-            if not isinstance(effect, Call):
-                raise TypeError(f"an embedded store yielded {effect!r}")
-            try:
-                result = effect.sync()
-            except Exception as error:  # noqa: BLE001 (handed to the flow, which handles it or lets it out)
-                effect = flow.throw(error)
-            else:
-                effect = flow.send(result)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
-    finally:
-        if isinstance(flow, Generator):
-            flow.close()
 
 
 def mismatch(what: str, made: Mapping[str, Any], embedder: str, dimension: int) -> EmbedderMismatchError:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import io
+import json
 import logging
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from memlora_plugins.cli import main
 from memlora_plugins.cli.options import Json, Model, Place, Who, adapters, command, explicit
+from memlora_plugins.cli.output import console, print_json, tolerate_bytes
 from memlora_plugins.errors import StoreLockedError
 
 COMMANDS = ["demo", "chat", "add", "search", "answer", "facts", "history", "erase", "export", "import"]
@@ -68,6 +72,25 @@ def test_without_typer_it_says_what_to_install() -> None:
     assert done.stderr == 'memlora needs the package typer: pip install "memlora-plugins[cli]"\n'
 
 
+def test_bytes_that_are_no_text_are_replaced(memlora: Memlora) -> None:
+    memlora("add", "-", "--user", "ana", "--no-distil", input=b"caf\xe9 Zo\xc3\xab")
+    assert "user: caf\ufffd Zoë" in memlora("search", "Zoë", "--user", "ana").stdout
+    assert "error" not in memlora("chat", "--user", "ana", input=b"caf\xe9\n").stderr
+
+
+def test_text_that_the_output_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding="ascii", write_through=True) as narrow:
+        monkeypatch.setattr(sys, "stdout", narrow)
+        tolerate_bytes()
+        console().print("Zoë")
+        print_json("Zoë")
+        text = written.getvalue().decode("ascii")
+    first, second = text.splitlines()
+    assert first == "Zo?"
+    assert json.loads(second) == "Zoë"  # data is never changed
+
+
 def toy(function: Callable[..., None]) -> Callable[..., Result]:
     app = typer.Typer()
     app.command()(command(function))
@@ -95,6 +118,14 @@ def test_option_groups_are_unfolded_and_filled_in(clean_environment: None, monke
     assert seen["settings"] == {"qdrant_url": "http://q", "model": "m", "adapters": {"update": "u", "vision": "v"}}
 
 
+def full_disk(*, who: Who) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def nobody_reads(*, who: Who) -> None:
+    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
 def test_exit_codes(clean_environment: None) -> None:
     def fail(*, who: Who) -> None:
         raise StoreLockedError("held by\nprocess 7")
@@ -105,6 +136,8 @@ def test_exit_codes(clean_environment: None) -> None:
     assert failed.stderr == "error: held by process 7\n"
     assert run().exit_code == 2
     assert run("--nonsense").exit_code == 2
+    assert "No space left" in toy(full_disk)("--user", "ana").stderr
+    assert toy(nobody_reads)("--user", "ana").exit_code == 1
     blank = run("--user", " ")
     assert blank.exit_code == 1 or "non-blank" in blank.stderr
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,6 +82,28 @@ def test_a_failed_start_shows_the_log(memlora: Memlora, server: type[FakeServer]
 def test_a_server_that_dies_is_an_error(memlora: Memlora, server: type[FakeServer]) -> None:
     assert "ended by itself" in memlora("serve", "--model", "base", code=1).stderr
     assert server.made[0].stopped
+
+
+def test_experts_may_come_from_the_environment(
+    memlora: Memlora, server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMLORA_ADAPTERS", '{"update": "u"}')
+    server.ends = KeyboardInterrupt()
+    memlora("serve", "--model", "base")
+    memlora("serve", "--model", "base", "--adapter", "extraction=e")
+    assert [made.adapters for made in server.made] == [{"update": "u"}, {"extraction": "e"}]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_server(
+    memlora: Memlora, server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+
+    monkeypatch.setattr(server, "running", property(lambda made: os.kill(os.getpid(), number) is None))
+    assert "stopping the server" in memlora("serve", "--model", "base").stderr
+    assert server.made[0].stopped
+    assert signal.getsignal(number) is before
 
 
 def test_an_open_address_is_warned_of(memlora: Memlora, server: type[FakeServer]) -> None:

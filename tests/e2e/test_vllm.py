@@ -17,12 +17,14 @@ import httpx
 import pytest
 from tiny_model import make_adapter
 
+from memlora_plugins import Memory, Message, Scope
 from memlora_plugins.errors import (
     AdapterInvalidError,
     AdapterNotLoadedError,
     BackendRequestError,
     BackendTimeoutError,
     BackendUnavailableError,
+    ReplyError,
 )
 from memlora_plugins.serving.base import Completion, Request
 from memlora_plugins.serving.vllm import VLLMBackend
@@ -36,6 +38,7 @@ FACTS = {
     "required": ["facts"],
     "additionalProperties": False,
 }
+ANA = Scope("ana")
 EVENT = {"type": "string", "enum": ["ADD", "UPDATE", "DELETE", "NONE"]}
 OPERATIONS = {
     "type": "object",
@@ -196,15 +199,33 @@ def test_swapping_an_adapter_under_load(vllm_server, tiny_model, tmp_path):
 # From here on the server is killed, and started again once ------------------------------------------------------------
 
 
-async def test_killed_in_the_middle_of_calls(vllm_server, tiny_model):
+@pytest.fixture(scope="module")
+def open_memory(vllm_server, tiny_model, tmp_path_factory):
+    """Opens the same memory again and again."""
+    folder = tmp_path_factory.mktemp("memory")
+    adapters = {expert: str(path) for expert, path in tiny_model.adapters.items()}
+    options = {"base_url": vllm_server.base_url, "model": vllm_server.model, "adapters": adapters, "resume": False}
+    return lambda: Memory.open(path=folder, **options)
+
+
+async def test_killed_in_the_middle_of_calls(vllm_server, tiny_model, open_memory):
+    memory = open_memory()
+    memory.search("cats", scope=ANA)  # the embedder is loaded now, not in the middle of the streams
+    said = [Message("user", f"I have {n} cats and I live in Lisbon.") for n in range(24)]
     endless = {"ignore_eos": True}
     backend = VLLMBackend(vllm_server.base_url, vllm_server.model, tiny_model.adapters, extra_body=endless)
     long = ask("generation", max_tokens=3_500, temperature=1.0)  # greedy, it may repeat half a character for ever
     pieces = backend.astream(long)
     await anext(pieces)
     whole = asyncio.ensure_future(backend.acomplete(long))
+    adding = asyncio.ensure_future(asyncio.to_thread(memory.add, said, scope=ANA))  # its store calls hold up no stream
     await asyncio.sleep(0.2)
     os.killpg(vllm_server.pid, signal.SIGKILL)
+    result = await adding
+    assert {type(failure.error) for failure in result.errors} == {BackendUnavailableError}
+    assert (len(result.turns), memory.count(scope=ANA)["turns"]) == (24, 24)
+    assert len(result.pending) == memory.count(scope=ANA)["pending"] > 0
+    await memory.aio.close()
     with pytest.raises(BackendUnavailableError, match="broke off in the middle"):
         async for _ in pieces:
             pass
@@ -222,3 +243,13 @@ async def test_restarted_without_its_dynamic_adapters(vllm_server, tiny_model):
     replies = await asyncio.gather(*(backend.acomplete(request) for request in requests))
     assert [reply.model for reply in replies] == [backend.adapters[request.expert] for request in requests]
     await backend.aclose()
+
+
+async def test_what_the_killed_server_left_is_distilled(vllm_server, open_memory):
+    memory = open_memory()
+    flushed = await memory.aio.flush()
+    counts = memory.count(scope=ANA)
+    assert {type(failure.error) for failure in flushed.errors} <= {ReplyError}  # random weights may not come to an end
+    assert (counts["turns"], counts["pending"]) == (24, len(flushed.pending))
+    assert counts["pending"] < 24
+    await memory.aio.close()

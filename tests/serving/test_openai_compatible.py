@@ -221,7 +221,7 @@ async def test_500_is_retried_once_if_the_server_is_healthy(fake_server, backend
     fake_server.fail(Fault(500))
     assert (await world.complete(backend, SAY)).text == "I do not know."
     fake_server.fail(Fault(500), Fault(500))
-    with pytest.raises(BackendUnavailableError, match="answered 500: something broke"):
+    with pytest.raises(BackendUnavailableError, match=r"answered 500: something broke\. See its log"):
         await world.complete(backend, SAY)
     assert len(fake_server.requests) == 4
 
@@ -352,9 +352,18 @@ def test_secret_strings_are_unwrapped_only_for_the_header(fake_server):
     backend.close()
 
 
-@pytest.mark.parametrize(
-    "url", ["", "localhost:8000", "ftp://host", "http://", "http://h:port", "http://ana:pw@host", None]
-)
+@pytest.mark.parametrize("key", ["s3cret\n", "s3cret\r", "s3crét", SecretStr("s3cret\n")])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(key):
+    with pytest.raises(SettingsError, match="api_key") as caught:
+        OpenAIBackend("http://127.0.0.1:9", "base", api_key=key)
+    assert "s3cr" not in str(caught.value)
+
+
+ADDRESSES = ["", "localhost:8000", "ftp://host", "http://", "http://h:port", None]
+ADDRESSES += ["http://ana:pw@host", "ftp://ana:pw@host", "ana:pw@host", "http://ana:pw@h:port"]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
 def test_unusable_addresses(url):
     with pytest.raises(SettingsError, match="base_url") as caught:
         OpenAIBackend(url, "base")
@@ -467,6 +476,10 @@ async def test_a_dead_loop_is_left_alone(fake_server):
     assert not client.is_closed
 
 
+async def _others_end() -> None:
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+
 def test_a_loop_that_ends_or_hangs_does_not_keep_close_waiting(fake_server, monkeypatch, caplog):
     monkeypatch.setattr(http, "_CLOSE_SECONDS", 0.05)
     backend = OpenAIBackend(fake_server.base_url, "base")
@@ -479,6 +492,7 @@ def test_a_loop_that_ends_or_hangs_does_not_keep_close_waiting(fake_server, monk
     backend.close()
     assert "did not close" in caplog.text
     release.set()
+    asyncio.run_coroutine_threadsafe(_others_end(), loop).result()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -90,7 +90,7 @@ def test_the_command_line_is_the_one_that_works(model, python, record, tmp_path)
         *("--host", "127.0.0.1", "--port", str(server.port)),
         *("--enable-lora", "--max-loras", "4", "--max-cpu-loras", "16", "--max-lora-rank", "32"),
         *("--lora-modules", f"extraction={tmp_path / 'e'}", f"update={tmp_path / 'u'}"),
-        *("--max-model-len", "4096", "--enforce-eager"),
+        *("--max-model-len", "4096", "--enforce-eager", "--generation-config", "vllm"),
         *("--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}'),
         *("--seed", "1"),
     ]
@@ -221,6 +221,41 @@ def test_a_default_log_file_and_a_fixed_port(model, python):
     server = VLLMServer(model, python=python, port=port)
     assert server.port == port
     assert server.log_file.name == f"memlora-vllm-{port}.log"
+
+
+def test_an_occupied_port_is_not_taken_for_ours(model, python, tmp_path, monkeypatch, fake_server):
+    monkeypatch.setattr(server_module, "_PORT_SECONDS", 0.0)
+    server = make(model, python, port=int(fake_server.base_url.rpartition(":")[2]))
+    with pytest.raises(ServerStartError, match=r"cannot be listened on.*choose another port"):
+        server.start()  # the other server answers /health
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_a_port_that_comes_free_in_a_moment_is_waited_for(model, python, monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: other.close() or sleep(seconds))
+        with make(model, python, port=other.getsockname()[1]) as server:
+            assert server.running
+
+
+@pytest.mark.parametrize("name", ["./nope", "/nope", "nope", "a/b/c", Path("org/base")])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name, python):
+    with pytest.raises(SettingsError, match="no model folder"):
+        VLLMServer(name, python=python)
+
+
+def test_addresses(model, python):
+    assert make(model, python, host="::1", port=8000).base_url == "http://[::1]:8000"
+    with pytest.raises(SettingsError, match="no address of this machine"):
+        make(model, python, host="192.0.2.1")
+
+
+def test_a_log_that_cannot_be_written(model, python, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ServerStartError, match="cannot be written"):
+        VLLMServer(model, python=python, log_file=tmp_path / "file" / "log").start()
 
 
 # Finding the interpreter --------------------------------------------------------------------------------------------
