@@ -126,10 +126,17 @@ class Memory:
         return self._run(self._core.answer(question, scope, token_budget), scope)
 
     def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Iterator[Event]:
-        """`answer`, as it happens: `Stage` and `Token` events, then the `Answer`."""
+        """`answer`, as it happens: `Stage` and `Token` events, then the `Answer`.
+
+        Tokens are as the model says them; a thinking trace, if it writes one, is cut from the `Answer` only.
+        """
         self._core.check_scope(scope)
-        answer = yield from events(self._core.answer(question, scope, token_budget), self._core)
-        yield answer
+
+        def happening() -> Iterator[Event]:
+            answer = yield from events(self._core.answer(question, scope, token_budget), self._core)
+            yield answer
+
+        return happening()
 
     def facts(self, *, scope: Scope, retired: bool = False, limit: int | None = None) -> list[Fact]:
         """Facts by the time they became true; with `retired` also the versions that are no longer current."""
@@ -292,13 +299,17 @@ class AsyncMemory:
         """As `Memory.answer`."""
         return await self._run(self._core.answer(question, scope, token_budget), scope)
 
-    async def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> AsyncIterator[Event]:
-        """As `Memory.stream`."""
+    def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> AsyncIterator[Event]:
+        """As `Memory.stream`: an asynchronous iterator."""
         self._core.check_scope(scope)
-        flow = self._core.answer(question, scope, token_budget)
-        async with aclosing(aevents(flow, self._core)) as items:
-            async for item in items:
-                yield item.result if isinstance(item, Finished) else item
+
+        async def happening() -> AsyncIterator[Event]:
+            flow = self._core.answer(question, scope, token_budget)
+            async with aclosing(aevents(flow, self._core)) as items:
+                async for item in items:
+                    yield item.result if isinstance(item, Finished) else item
+
+        return happening()
 
     async def facts(self, *, scope: Scope, retired: bool = False, limit: int | None = None) -> list[Fact]:
         """As `Memory.facts`."""

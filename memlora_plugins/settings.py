@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -15,6 +14,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
+from .addresses import checked_address
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         if self.api == "openai" and not self.base_url:
             raise ValueError("api='openai' needs base_url")
         if self.qdrant_url is not None:
-            _check_address("qdrant_url", self.qdrant_url)
+            checked_address("qdrant_url", self.qdrant_url, key="qdrant_api_key")
         return self
 
     def portable(self) -> dict[str, Any]:
@@ -114,15 +114,6 @@ class Settings(BaseSettings):
         if self.qdrant_url is None:
             values["path"] = self.path.absolute()
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _check_address(name: str, url: str) -> None:
-    """Refuse what is no http(s) address, and a password in it: addresses are printed and serialized."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"{name} must be an http(s) address such as http://127.0.0.1:6333")
-    if "@" in parts.netloc:
-        raise ValueError(f"{name} carries a user or password; set {name.removesuffix('url')}api_key instead")
 
 
 def load_settings(**explicit: Any) -> Settings:
@@ -144,5 +135,5 @@ def load_settings(**explicit: Any) -> Settings:
 
 def _problem(found: ErrorDetails) -> str:
     where = ".".join(str(part) for part in found["loc"])
-    said = found["msg"].removeprefix("Value error, ")
+    said = found["msg"].removeprefix("Value error, ").removesuffix(".")
     return f"{where}: {said}" if where else said

@@ -322,11 +322,12 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The generation expert's reply and the memories it was given."""
+    """The generation expert's reply and the memories it was given. `truncated`: it reached the limit of its length."""
 
     text: str
     hits: tuple[Hit, ...]
     usage: Usage = Usage()
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

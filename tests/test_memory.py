@@ -172,6 +172,15 @@ def test_something_else_than_messages_is_refused(memory: Memory, messages: Any) 
         memory.add(messages, scope=ANA)
 
 
+def test_nothing_at_all_is_refused_and_an_empty_list_is_fine(memory: Memory) -> None:
+    with pytest.raises(MessageError, match="NoneType"):
+        memory.add(None, scope=ANA)
+    with pytest.raises(InvalidInputError, match="NoneType"):
+        memory.load(None, scope=ANA)
+    assert memory.add([], scope=ANA) == AddResult()
+    assert memory.load([], scope=ANA) == 0
+
+
 def test_a_single_message_is_taken_as_one(memory: Memory) -> None:
     assert len(memory.add(said("hello"), scope=ANA).turns) == 1
 
@@ -183,7 +192,8 @@ def test_nothing_works_without_a_scope(memory: Memory, scope: Any) -> None:
         lambda: memory.search("x", scope=scope),
         lambda: memory.facts(scope=scope),
         lambda: memory.erase(scope=scope),
-        lambda: list(memory.stream("x", scope=scope)),
+        lambda: memory.stream("x", scope=scope),
+        lambda: memory.aio.stream("x", scope=scope),
     ):
         with pytest.raises(ScopeError, match="Scope"):
             call()
@@ -607,6 +617,12 @@ def test_answer_and_stream_tell_the_same(memory: Memory) -> None:
     assert "".join(item.text for item in items if isinstance(item, Token)) == "In Lisbon."
     assert isinstance(items[-1], Answer)
     assert items[-1].text == answer.text
+
+
+def test_an_answer_that_was_cut_off_says_so(tmp_path: Path) -> None:
+    replies = iter([Completion("In Lis", "length"), Completion("In Lisbon.")])
+    with make(tmp_path, FakeBackend(generation=lambda r: next(replies))) as memory:
+        assert [memory.answer("Where?", scope=ANA).truncated for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize("question", ["", "  ", None])

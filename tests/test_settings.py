@@ -38,7 +38,7 @@ def test_secrets_are_neither_shown_nor_carried() -> None:
         ({"no_such_setting": 1}, "no_such_setting"),
         ({"api_key": 3, "workers": "many"}, "workers"),
         ({"qdrant_url": "127.0.0.1:6333"}, "qdrant_url must be an http"),
-        ({"qdrant_url": "http://ana:s3cret@127.0.0.1:6333"}, "set qdrant_api_key"),
+        ({"qdrant_url": "http://ana:s3cret@127.0.0.1:6333"}, "pass qdrant_api_key instead"),
     ],
 )
 def test_mistakes_are_named_and_secrets_are_not_repeated(values: dict[str, object], named: str) -> None:

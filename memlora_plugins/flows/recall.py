@@ -86,7 +86,8 @@ def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token
     messages = generation.messages(_question(question), hits, rules.prompt_style("generation"), now=rules.clock())
     request = Request("generation", messages, max_tokens=generation.MAX_TOKENS)
     completion = yield from Complete(request, stream=True)
-    return Answer(generation.read(completion.text), recalled.hits, completion.usage)
+    text = generation.read(completion.text)
+    return Answer(text, recalled.hits, completion.usage, truncated=completion.finish_reason == "length")
 
 
 def in_order(hits: Sequence[Hit]) -> list[Hit]:

@@ -94,6 +94,8 @@ def _as_turns(scope: Scope, messages: Sequence[Message], now: datetime, distil: 
     turns: dict[str, Turn] = {}
     if isinstance(messages, Message):
         messages = [messages]
+    if not isinstance(messages, Iterable):
+        raise MessageError(f"add() takes Message objects, got {type(messages).__name__}.")
     for index, message in enumerate(messages):
         if not isinstance(message, Message):
             raise MessageError(f"add() takes Message objects, got {type(message).__name__} at position {index}.")

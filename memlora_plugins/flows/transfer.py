@@ -35,6 +35,8 @@ def load(store: FactStore, scope: Scope, rows: Iterable[Mapping[str, Any]]) -> F
     Raises:
         InvalidInputError: a row is not of the exported form; the message gives its number.
     """
+    if not isinstance(rows, Iterable):
+        raise InvalidInputError(f"load() takes exported rows, got {type(rows).__name__}.")
     new, batch = 0, []
     for number, row in enumerate(rows, start=1):
         batch.append(_from_row(scope, row, number))

@@ -24,6 +24,7 @@ import httpx
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
 
+from ..addresses import checked_address
 from ..errors import BackendError, BackendRequestError, BackendTimeoutError, ClosedError, SettingsError
 from ..flows.effects import Call
 from ..types import clean_text
@@ -395,15 +396,9 @@ def _again(state: RetryCallState) -> Again:
 
 def _checked(base_url: str) -> httpx.URL:
     try:
-        url = httpx.URL(base_url)
-    except (httpx.InvalidURL, TypeError):
-        url = httpx.URL()
-    if url.userinfo:
-        raise SettingsError("base_url carries a user or password; pass api_key instead.")
-    if url.scheme not in ("http", "https") or not url.host:
-        got = "something else" if "@" in str(base_url) else repr(base_url)  # a password is not repeated
-        raise SettingsError(f"base_url must be an http(s) address such as http://127.0.0.1:8000, got {got}.")
-    return url.copy_with(query=None, fragment=None)
+        return httpx.URL(checked_address("base_url", base_url, key="api_key")).copy_with(query=None, fragment=None)
+    except httpx.InvalidURL as error:
+        raise SettingsError(f"base_url is no usable address: {error}.") from None
 
 
 def _usable_key(api_key: str | SecretStr | None) -> SecretStr | None:

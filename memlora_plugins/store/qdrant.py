@@ -14,6 +14,7 @@ import httpx
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 
+from ..addresses import checked_address
 from ..errors import ClosedError, ForkedError, StoreError, StoreUnavailableError
 from ..flows.effects import Call, Flow
 from .engine import (
@@ -52,6 +53,8 @@ class QdrantFactStore(PointStore):
     `client` alone means one that lives in this process (`QdrantClient(":memory:")`, for tests): async calls use it too,
     and calls take turns. `timeout` is in seconds, per call.
 
+    Raises:
+        SettingsError: `url` is no http(s) address, or carries a password.
     Raises (open):
         StoreUnavailableError: the server cannot be reached or refuses the API key.
         EmbedderMismatchError: the collection was made with another embedder.
@@ -69,6 +72,8 @@ class QdrantFactStore(PointStore):
         aclient: AsyncQdrantClient | None = None,
     ) -> None:
         self.collection = collection
+        if client is None:
+            checked_address("url", url, key="api_key")
         super().__init__(_ServerEngine(_Clients(url, api_key, timeout, client, aclient), collection))
 
 

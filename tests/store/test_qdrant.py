@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient, QdrantClient
 from store_data import ANA, DIMENSION, EMBEDDER, arun, distil, fact, put, replace_fact, retirement, run, turn, vector
 
-from memlora_plugins.errors import ClosedError, ConflictError, ForkedError, StoreError, StoreUnavailableError
+from memlora_plugins.errors import (
+    ClosedError,
+    ConflictError,
+    ForkedError,
+    SettingsError,
+    StoreError,
+    StoreUnavailableError,
+)
 from memlora_plugins.flows.effects import Call, Flow
 from memlora_plugins.store import steps
 from memlora_plugins.store.base import Change, FactStore, NewSources
@@ -290,3 +297,10 @@ def test_versions_chain_on_a_server_as_anywhere() -> None:
         old = replace_fact(store, old, f"version {n}", turn(f"turn {n}", at=n + 1))
     assert [f.text for f in run(store.facts(ANA))] == ["version 2"]
     assert run(store.count(ANA))["retired"] == 3
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:6333", "ftp://host", "http://", "http://ana:s3cret@host", "http://[::1"])
+def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match="url") as refused:
+        QdrantFactStore(url=url)
+    assert "s3cret" not in str(refused.value)
