@@ -147,7 +147,8 @@ def test_requests_the_server_refuses(backend):
 
 
 def test_a_reply_that_takes_too_long(vllm_server):
-    hasty = VLLMBackend(vllm_server.base_url, vllm_server.model, read_timeout=0.05)
+    endless = {"ignore_eos": True}
+    hasty = VLLMBackend(vllm_server.base_url, vllm_server.model, read_timeout=0.05, extra_body=endless)
     with pytest.raises(BackendTimeoutError):
         hasty.complete(ask("generation", max_tokens=4000))
     hasty.close()
@@ -210,29 +211,48 @@ def open_memory(vllm_server, tiny_model, tmp_path_factory):
 
 async def test_killed_in_the_middle_of_calls(vllm_server, tiny_model, open_memory):
     memory = open_memory()
-    memory.search("cats", scope=ANA)  # the embedder is loaded now, not in the middle of the streams
     said = [Message("user", f"I have {n} cats and I live in Lisbon.") for n in range(24)]
-    endless = {"ignore_eos": True}
-    backend = VLLMBackend(vllm_server.base_url, vllm_server.model, tiny_model.adapters, extra_body=endless)
-    long = ask("generation", max_tokens=3_500, temperature=1.0)  # greedy, it may repeat half a character for ever
-    pieces = backend.astream(long)
-    await anext(pieces)
-    whole = asyncio.ensure_future(backend.acomplete(long))
-    adding = asyncio.ensure_future(asyncio.to_thread(memory.add, said, scope=ANA))  # its store calls hold up no stream
-    await asyncio.sleep(0.2)
+    backend = VLLMBackend(vllm_server.base_url, vllm_server.model, tiny_model.adapters, extra_body={"ignore_eos": True})
+    streamed, whole = await frozen_in_the_middle(backend, vllm_server.pid)
+    adding = asyncio.ensure_future(asyncio.to_thread(memory.add, said, scope=ANA))
+    await asyncio.sleep(0.5)
     os.killpg(vllm_server.pid, signal.SIGKILL)
     result = await adding
     assert {type(failure.error) for failure in result.errors} == {BackendUnavailableError}
     assert (len(result.turns), memory.count(scope=ANA)["turns"]) == (24, 24)
-    assert len(result.pending) == memory.count(scope=ANA)["pending"] > 0
+    assert len(result.pending) == memory.count(scope=ANA)["pending"] == 24
     await memory.aio.close()
     with pytest.raises(BackendUnavailableError, match="broke off in the middle"):
-        async for _ in pieces:
-            pass
+        await streamed
     with pytest.raises(BackendUnavailableError, match="memlora serve"):
         await whole
     assert not vllm_server.running
     await backend.aclose()
+
+
+async def frozen_in_the_middle(backend, pid):
+    """A streamed and a whole reply under way, and the server's processes stopped so that neither can end."""
+    long = ask("generation", max_tokens=3_500, temperature=1.0)  # greedy, it may repeat half a character for ever
+    for _ in range(10):
+        begun = asyncio.Event()
+        streamed = asyncio.ensure_future(read_all(backend.astream(long), begun))
+        whole = asyncio.ensure_future(backend.acomplete(long))
+        await begun.wait()
+        os.killpg(pid, signal.SIGSTOP)
+        await asyncio.sleep(0.5)  # what was sent before has arrived now
+        if not (streamed.done() or whole.done()):
+            return streamed, whole
+        os.killpg(pid, signal.SIGCONT)  # too late: one of them had been answered to its end
+        await asyncio.gather(streamed, whole)
+    pytest.fail("no reply could be stopped before its end")
+
+
+async def read_all(stream, begun):
+    try:
+        async for _ in stream:
+            begun.set()
+    finally:
+        begun.set()
 
 
 async def test_restarted_without_its_dynamic_adapters(vllm_server, tiny_model):
