@@ -147,11 +147,14 @@ def test_requests_the_server_refuses(backend):
 
 
 def test_a_reply_that_takes_too_long(vllm_server):
-    endless = {"ignore_eos": True}
-    hasty = VLLMBackend(vllm_server.base_url, vllm_server.model, read_timeout=0.05, extra_body=endless)
-    with pytest.raises(BackendTimeoutError):
-        hasty.complete(ask("generation", max_tokens=4000))
-    hasty.close()
+    hasty = VLLMBackend(vllm_server.base_url, vllm_server.model, read_timeout=0.5)
+    os.killpg(vllm_server.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(BackendTimeoutError):
+            hasty.complete(ask("generation"))
+    finally:
+        os.killpg(vllm_server.pid, signal.SIGCONT)
+        hasty.close()
 
 
 def test_adapters_that_cannot_be_loaded(vllm_server, tiny_model, tmp_path):
