@@ -24,6 +24,7 @@ from .errors import (
     BackendUnavailableError,
     ClosedError,
     ConflictError,
+    DatasetError,
     EmbedderMismatchError,
     EmbeddingError,
     ForkedError,
@@ -41,6 +42,7 @@ from .errors import (
     StoreError,
     StoreLockedError,
     StoreUnavailableError,
+    TrainingError,
 )
 from .memory import AsyncMemory, Memory
 from .types import (
@@ -84,6 +86,7 @@ __all__ = [
     "BackendUnavailableError",
     "ClosedError",
     "ConflictError",
+    "DatasetError",
     "EdgeFactStore",
     "EmbedderMismatchError",
     "EmbeddingError",
@@ -119,6 +122,7 @@ __all__ = [
     "StoreUnavailableError",
     "TextPart",
     "Token",
+    "TrainingError",
     "Turn",
     "Usage",
     "VLLMBackend",

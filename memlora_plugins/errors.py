@@ -4,7 +4,8 @@ MemloraError
 ├── InvalidInputError (ValueError)        what the caller passed cannot be used as it is
 │   ├── ScopeError                        no user id, or a blank one
 │   ├── MessageError                      empty text, unknown role, a part that is neither text nor image
-│   └── SettingsError                     settings that contradict each other or name something unknown
+│   ├── SettingsError                     settings that contradict each other or name something unknown
+│   └── DatasetError                      training data that cannot be used: unreadable, empty, or splits that overlap
 ├── NotFoundError (LookupError)           no such id in this scope (another user's id reads the same)
 ├── RetiredError                          the id names an old version; the message gives the current id
 ├── ConflictError                         a version moved between reading and committing, repeatedly
@@ -26,6 +27,7 @@ MemloraError
 │   └── AdapterError                      an adapter cannot be served
 │       ├── AdapterInvalidError           its files break a rule of the server (rank, DoRA, bias, name…)
 │       └── AdapterNotLoadedError         the server does not have it and it could not be reloaded
+├── TrainingError                         training cannot start or go on; what was saved before is whole
 └── ReplyError                            a model's reply could not be read, even after a retry
 """
 
@@ -50,6 +52,14 @@ class MessageError(InvalidInputError):
 
 class SettingsError(InvalidInputError):
     """Settings that contradict each other or name something unknown."""
+
+
+class DatasetError(InvalidInputError):
+    """Training data that cannot be used: unreadable, empty, or in two splits at once."""
+
+
+class TrainingError(MemloraError):
+    """Training cannot start or go on. What was saved before is whole."""
 
 
 class NotFoundError(MemloraError, LookupError):

@@ -1,0 +1,109 @@
+"""Training samples: what an expert was asked, exactly as it is served, and the reply it should have given.
+
+A file of samples is JSONL, one sample a line; a folder of them holds one file for each expert (`extraction.jsonl`, …).
+Splits are by conversation: one that is in two splits would make the measured quality worthless, and is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import DatasetError
+from ..serving.base import Expert
+
+
+class ChatLine(BaseModel):
+    """One message of a prompt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1)
+
+
+class Sample(BaseModel):
+    """One thing for an expert to learn. `id` is unique in its file; `conversation` is what splits are made by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    expert: Expert
+    conversation: str = Field(min_length=1)
+    messages: tuple[ChatLine, ...] = Field(min_length=1)
+    reply: str = Field(min_length=1)
+
+
+def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
+    """The samples of a JSONL file, in its order.
+
+    Raises:
+        DatasetError: the file cannot be read, is empty, a line is no sample, or an id occurs twice; the message says
+            which line.
+    """
+    file = Path(path)
+    samples: list[Sample] = []
+    number = 0
+    try:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                samples.append(Sample.model_validate_json(line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "line"
+        raise DatasetError(f"{file}, line {number}: {where}: {first['msg']}") from error
+    repeated = [id for id, count in Counter(sample.id for sample in samples).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"{file} has the id {repeated[0]!r} more than once.")
+    if not samples:
+        raise DatasetError(f"{file} has no samples. `memlora distil` writes them.")
+    return samples
+
+
+def write_samples(path: str | os.PathLike[str], samples: Iterable[Sample]) -> None:
+    """Write samples to a JSONL file, all or nothing.
+
+    Raises:
+        DatasetError: the file cannot be written; one that was there before is unchanged.
+    """
+    file = Path(path)
+    draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w", encoding="utf-8") as lines:
+            for sample in samples:
+                lines.write(sample.model_dump_json() + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+        draft.replace(file)
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be written: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_splits(splits: Mapping[str, Sequence[str]]) -> None:
+    """Refuse splits (name to the conversations in it) that are empty or share a conversation.
+
+    Raises:
+        DatasetError: naming the split, or the conversations and the two splits they are in.
+    """
+    seen: dict[str, str] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for split, conversations in splits.items():
+        if not conversations:
+            raise DatasetError(f"The {split} split is empty. Name at least one conversation for it.")
+        for conversation in dict.fromkeys(conversations):
+            if conversation in seen:
+                shared.setdefault((seen[conversation], split), []).append(conversation)
+            seen.setdefault(conversation, split)
+    if shared:
+        told = "; ".join(f"{', '.join(ids)} in both {one} and {other}" for (one, other), ids in shared.items())
+        raise DatasetError(f"Splits must not share conversations: {told}.")
