@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from . import nano
 from .errors import ClosedError, ForkedError, InvalidInputError, NotPortableError, ScopeError
 from .flows import curate, recall, remember, transfer
 from .flows.effects import Call, Flow, drive
@@ -17,6 +18,8 @@ from .types import AddResult, Answer, Fact, Hit, Kind, Message, Scope, Turn
 from .worker import Worker
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .embedding import Embedder
     from .serving.base import Backend
     from .settings import Settings
@@ -103,8 +106,12 @@ class Core:
     def context(self, text: str, scope: Scope, token_budget: int | None) -> Flow[str]:
         return recall.context(self.store, scope, text, token_budget=self._budget(token_budget))
 
-    def answer(self, question: str, scope: Scope, token_budget: int | None) -> Flow[Answer]:
-        return recall.answer(self.store, scope, question, self._rules, token_budget=self._budget(token_budget))
+    def answer(
+        self, question: str, scope: Scope, token_budget: int | None, now: datetime | None = None
+    ) -> Flow[Answer]:
+        rules = self._rules if now is None else replace(self._rules, clock=lambda: now)
+        budget = self._budget(self.settings.answer_budget if token_budget is None else token_budget)
+        return recall.answer(self.store, scope, question, rules, token_budget=budget)
 
     def facts(self, scope: Scope, retired: bool, limit: int | None) -> Flow[list[Fact]]:
         return self.store.facts(scope, retired=retired, limit=_limit(limit))
@@ -238,6 +245,9 @@ def from_settings(**explicit: Any) -> Core:
     from .settings import load_settings
 
     settings = load_settings(**explicit)
+    if settings.model is None:  # nano answers; what is not said otherwise is set as it can take it
+        unsaid = {name: value for name, value in nano.SETTINGS.items() if name not in settings.model_fields_set}
+        settings = settings.model_copy(update=unsaid)
     parts: list[Any] = []
     try:
         parts.extend((build_store(settings), build_embedder(settings), build_backend(settings)))
@@ -259,13 +269,15 @@ def _started(core: Core) -> Core:
 
 
 def build_backend(settings: Settings) -> Backend:
-    if settings.model is None:
+    if not settings.has_model:
         from .serving.unconfigured import UnconfiguredBackend
 
         return UnconfiguredBackend()
-    if settings.base_url is None:
+    if settings.base_url is None or settings.model is None:
         from .serving.local import LocalBackend
 
+        if settings.model is None:
+            return LocalBackend(nano.BASE, nano.ADAPTERS)
         return LocalBackend(settings.model, settings.adapters)
     if settings.api == "openai":
         from .serving.openai_compatible import OpenAIBackend

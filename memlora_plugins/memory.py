@@ -12,6 +12,8 @@ from .flows.effects import Finished, Flow, adrive, aevents, drive, events
 from .types import AddResult, Answer, Fact, Hit, Kind, Message, Scope, Stage, Token, Turn
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .core import Core
     from .embedding import Embedder
     from .serving.base import Backend
@@ -52,9 +54,9 @@ class Memory:
     def open(cls, **settings: Any) -> Memory:
         """Open a memory from settings: explicit arguments first, then `MEMLORA_*` environment variables.
 
-        Without arguments: an embedded store in `./.memlora`, MiniLM in process, and no model, so turns are kept and
-        searched but not distilled. See `Settings` for every argument and its default. A folder that is already open
-        in this process is shared.
+        Without arguments: an embedded store in `./.memlora`, MiniLM and nano (the small model of this package) in
+        process. `model="none"` keeps and searches turns without distilling them. See `Settings` for every argument and
+        its default. A folder that is already open in this process is shared.
 
         Raises:
             SettingsError: an unusable argument. StoreLockedError: another process holds the folder.
@@ -117,13 +119,16 @@ class Memory:
         """
         return self._run(self._core.context(text, scope, token_budget), scope)
 
-    def answer(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Answer:
-        """Recall, then let the generation expert answer from what was found.
+    def answer(
+        self, question: str, *, scope: Scope, token_budget: int | None = None, now: datetime | None = None
+    ) -> Answer:
+        """Recall, then let the generation expert answer from what was found. `now` is the moment that is told to be
+        the question's, for conversations of the past.
 
         Raises:
             BackendError: the model failed or none is configured. ReplyError: it said nothing.
         """
-        return self._run(self._core.answer(question, scope, token_budget), scope)
+        return self._run(self._core.answer(question, scope, token_budget, now), scope)
 
     def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Iterator[Event]:
         """`answer`, as it happens: `Stage` and `Token` events, then the `Answer`.
@@ -295,9 +300,11 @@ class AsyncMemory:
         """As `Memory.context`."""
         return await self._run(self._core.context(text, scope, token_budget), scope)
 
-    async def answer(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Answer:
+    async def answer(
+        self, question: str, *, scope: Scope, token_budget: int | None = None, now: datetime | None = None
+    ) -> Answer:
         """As `Memory.answer`."""
-        return await self._run(self._core.answer(question, scope, token_budget), scope)
+        return await self._run(self._core.answer(question, scope, token_budget, now), scope)
 
     def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> AsyncIterator[Event]:
         """As `Memory.stream`: an asynchronous iterator."""

@@ -20,6 +20,8 @@ from .errors import SettingsError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+NO_MODEL = "none"
+"""The `model` of a memory that only keeps and finds what was said."""
 SECRETS = frozenset({"api_key", "qdrant_api_key", "embedder_api_key"})
 
 
@@ -51,11 +53,12 @@ class Settings(BaseSettings):
     """Name of the collection on a Qdrant server."""
 
     base_url: str | None = None
-    """The model server, e.g. `http://127.0.0.1:8000`. Without it, a `model` given by folder runs in process."""
+    """The model server, e.g. `http://127.0.0.1:8000`. Without it, the model runs in process."""
     api: Literal["vllm", "openai"] = "vllm"
     """What speaks at `base_url`: vLLM with LoRA adapters, or any OpenAI-compatible endpoint."""
     model: str | None = None
-    """Name of the base model on the server, or its folder when it runs in process."""
+    """Name of the base model on the server, or its folder when it runs in process. None: nano, the small model that
+    ships with the package; `"none"`: no model, so that turns are kept and searched, and distilled some other day."""
     adapters: dict[str, str] = Field(default_factory=dict)
     """Expert name to adapter: a folder, or the name of one that the server already serves."""
     api_key: SecretStr | None = None
@@ -78,6 +81,8 @@ class Settings(BaseSettings):
     """Longest piece of one message that one extraction sees; longer messages are distilled piece by piece."""
     token_budget: int = Field(default=800, ge=16)
     """Default size of a context, in estimated tokens."""
+    answer_budget: int | None = Field(default=None, ge=16)
+    """Size of the context that the generation expert answers from, in estimated tokens. None: `token_budget`."""
     workers: int = Field(default=4, ge=1, le=64)
     """Background threads that distil what `add(wait=False)` left."""
     resume: bool = True
@@ -105,6 +110,11 @@ class Settings(BaseSettings):
         if self.qdrant_url is not None:
             checked_address("qdrant_url", self.qdrant_url, key="qdrant_api_key")
         return self
+
+    @property
+    def has_model(self) -> bool:
+        """False where `model="none"` asks for none."""
+        return self.base_url is not None or self.model != NO_MODEL
 
     def portable(self) -> dict[str, Any]:
         """The settings as plain values, without secrets: what serialization stores. The embedded store's folder is

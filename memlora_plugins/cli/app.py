@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import chat, demo, doctor, recall, remember, serve, transfer
+from . import chat, demo, distil, doctor, evaluate, recall, remember, serve, train, transfer
 from .output import tolerate_bytes
 
 app = typer.Typer(
@@ -33,6 +33,9 @@ app.command()(transfer.export)
 app.command("import")(transfer.import_)
 app.command()(serve.serve)
 app.command()(doctor.doctor)
+app.command()(distil.distil)
+app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="eval")
 
 
 def _version(wanted: bool) -> None:

@@ -41,7 +41,7 @@ _EXTRAS = {
     "cli": ("rich", "typer"),
 }
 _EXPERTS = ("extraction", "update", "generation")
-_NO_MODEL = "--base-url and --model for a server (see `memlora serve`), or --model FOLDER to run one in process"
+_NO_MODEL = "leave --model out for nano, name a folder to run another in process, or a server with --base-url"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +154,14 @@ def _try_experts(settings: Settings, backend: Backend) -> Iterator[Check]:
     """Ask every expert for one token."""
     from ..serving.base import Request
 
-    if settings.model is None:
+    if not settings.has_model:
         yield Check("model", "note", backend.describe(), _NO_MODEL)
         return
     yield Check("model", "ok", backend.describe())
     for expert in _EXPERTS:
         try:
             reply = backend.complete(Request(expert, [{"role": "user", "content": "Hello?"}], max_tokens=1))
-            yield Check(f"expert {expert}", "ok", f"answers as {reply.model or settings.model}")
+            yield Check(f"expert {expert}", "ok", f"answers as {reply.model}")
         except MemloraError as error:
             yield Check(f"expert {expert}", "problem", str(error), "`memlora serve` starts a server")
 

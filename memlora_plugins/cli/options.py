@@ -86,7 +86,7 @@ class Model:
         str | None,
         typer.Option(
             envvar="MEMLORA_MODEL",
-            help="The server's base model; without a server, a folder to run in process.",
+            help="The server's base model; without a server, a folder to run in process, or none.",
             rich_help_panel=_MODEL,
         ),
     ] = None

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ..conversation_file import moment
 from ..types import Message
-from .conversation_file import moment
 from .options import Json, Model, Place, Who, command, opened
 from .output import added, complain, console, print_json
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..conversation_file import chat_message, is_export, rows
 from ..errors import InvalidInputError, NotFoundError
 from ..types import Message, Scope
-from .conversation_file import chat_message, is_export, rows
 from .options import Json, Model, Place, Who, command, explicit, opened
 from .output import complain, console, json_text, print_json, progress
 
@@ -71,7 +71,7 @@ def import_(
     ] = None,
     distil: Annotated[
         bool | None,
-        typer.Option("--distil/--no-distil", help="Distil facts too. Default: if a model is configured."),
+        typer.Option("--distil/--no-distil", help="Distil facts too. Default: if --model names one."),
     ] = None,
     json: Json = False,
     who: Who,
@@ -83,12 +83,13 @@ def import_(
         raise typer.BadParameter("give either a FILE or --locomo FILE")
     from ..settings import load_settings
 
-    configured = load_settings(**explicit(place, model)).model is not None
-    wanted = configured if distil is None else distil
-    if distil is None and not configured:
+    settings = load_settings(**explicit(place, model))
+    named = settings.model is not None and settings.has_model
+    wanted = named if distil is None else distil
+    if distil is None and not named:
         complain(
-            "note: no model is configured, so turns are kept and searchable, but no facts are distilled. "
-            "With --distil they wait for a model: see `memlora doctor --flush`."
+            "note: no model is named, so turns are kept and searchable, but no facts are distilled. "
+            "With --distil, nano does it (see its card for what it knows)."
         )
     with opened(place, model, resume=False) as memory:
         if locomo is not None:

@@ -7,13 +7,25 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import InvalidInputError
 from ..serving.base import PromptStyle
 from ..types import Operation, clean_text
 from .reply import find_json, unreadable
 from .rules import Decision, Decisions, Said, decide
 from .wording import one_line
 
-__all__ = ["FULL_PROMPT", "MAX_TOKENS", "SCHEMA", "SHORT_PROMPT", "Decision", "Decisions", "messages", "read", "target"]
+__all__ = [
+    "FULL_PROMPT",
+    "MAX_TOKENS",
+    "SCHEMA",
+    "SHORT_PROMPT",
+    "Decision",
+    "Decisions",
+    "lists",
+    "messages",
+    "read",
+    "target",
+]
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -173,9 +185,26 @@ def read(reply_text: str, old: Sequence[str], new: Sequence[str]) -> Decisions:
     return Decisions(decide(said, old, new), reading.truncated)
 
 
+def lists(prompt: str) -> tuple[list[str], list[str]]:
+    """The old memories and the new facts of a prompt: of the last message that `messages` makes, in either style.
+
+    Raises:
+        InvalidInputError: it is another text.
+    """
+    try:
+        old, new = prompt.split("\n")[:2]
+        numbered, facts = json.loads(old.removeprefix(_OLD)), json.loads(new.removeprefix(_NEW))
+        return list(numbered.values()), list(facts)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InvalidInputError("This is no prompt of the update expert: it holds no lists of memories.") from error
+
+
+_OLD, _NEW = "Old memories: ", "New facts: "
+
+
 def _lists(old: Sequence[str], new: Sequence[str]) -> str:
     numbered = {str(number): one_line(text) for number, text in enumerate(old)}
-    return f"Old memories: {_json(numbered)}\nNew facts: {_json([one_line(text) for text in new])}"
+    return f"{_OLD}{_json(numbered)}\n{_NEW}{_json([one_line(text) for text in new])}"
 
 
 def _json(value: Any) -> str:

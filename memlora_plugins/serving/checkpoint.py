@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AdapterInvalidError, BackendRequestError, BackendUnavailableError, SettingsError
 from ..types import clean_text
 from .adapters import Adapter
-from .base import Request
+from .base import ChatMessage, Request
 from .generation import CUT_OFF, Row, TextStream
 from .grammar import Grammars
 
@@ -46,14 +46,14 @@ class Checkpoint:
     def __init__(self, source: Source) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        _limit_threads(source.threads)
+        limit_threads(source.threads)
         self.device = _device(source.device)
         self._folder = source.folder
-        with _readable(source.folder):
+        with readable(source.folder):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 source.folder, local_files_only=True, trust_remote_code=False
             )
-            _check_tokenizer(self._tokenizer, source.folder)
+            check_tokenizer(self._tokenizer, source.folder)
             model: Any = AutoModelForCausalLM.from_pretrained(
                 source.folder,
                 dtype=_dtype(source.dtype, self.device),
@@ -62,8 +62,8 @@ class Checkpoint:
             )
             _check_attention(model, source.folder)
             model = model.to(self.device)
-        self.window = _window(model, self._tokenizer)
-        self.stops = _stops(model, self._tokenizer)
+        self.window = window(model, self._tokenizer)
+        self.stops = stops(model, self._tokenizer)
         self.padding: int = self.stops[0]
         vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self._grammars = Grammars(self._tokenizer, vocabulary, self.stops)
@@ -137,17 +137,26 @@ class Checkpoint:
         )
 
     def _prompt(self, request: Request) -> list[int]:
-        messages = [{**message, "content": _plain(message.get("content"))} for message in request.messages]
-        try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates run whatever their author wrote, and raise as they please
-            raise BackendRequestError(
-                f"The chat template of {self._folder} refuses these messages: {error}", status=400
-            ) from error
-        tokens: list[int] = self._tokenizer.encode(clean_text(text), add_special_tokens=False)
-        if not tokens:
-            raise BackendRequestError("The chat template made an empty prompt of these messages.", status=400)
-        return tokens
+        return prompt_tokens(self._tokenizer, request.messages, self._folder)
+
+
+def prompt_tokens(tokenizer: Any, messages: Sequence[ChatMessage], folder: Path) -> list[int]:
+    """A chat as the model in `folder` reads it before it replies; training and serving both come here.
+
+    Raises:
+        BackendRequestError: images, or messages that the chat template refuses.
+    """
+    plain = [{**message, "content": _plain(message.get("content"))} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates run whatever their author wrote, and raise as they please
+        raise BackendRequestError(
+            f"The chat template of {folder} refuses these messages: {error}", status=400
+        ) from error
+    tokens: list[int] = tokenizer.encode(clean_text(text), add_special_tokens=False)
+    if not tokens:
+        raise BackendRequestError("The chat template made an empty prompt of these messages.", status=400)
+    return tokens
 
 
 def weights_sha256(folder: Path) -> str:
@@ -225,7 +234,7 @@ def _mixing(model: Any, adapters_of_rows: list[str]) -> Any:
 
 
 @contextmanager
-def _readable(folder: Path) -> Iterator[None]:
+def readable(folder: Path) -> Iterator[None]:
     """Turn whatever transformers raises about a folder into our errors, and keep its progress bars off the terminal."""
     from safetensors import SafetensorError
     from transformers.utils import logging
@@ -246,7 +255,8 @@ def _readable(folder: Path) -> Iterator[None]:
             noise.enable_progress_bar()
 
 
-def _check_tokenizer(tokenizer: Any, folder: Path) -> None:
+def check_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Raises SettingsError where the tokenizer cannot write prompts or guide replies."""
     if not tokenizer.is_fast:
         raise SettingsError(f"{folder} has no fast tokenizer (tokenizer.json), which structured replies need.")
     if not tokenizer.chat_template:
@@ -280,13 +290,13 @@ def _plain(content: object) -> str:
     return "\n".join(texts)
 
 
-def _window(model: Any, tokenizer: Any) -> int:
+def window(model: Any, tokenizer: Any) -> int:
     """Positions the model has, in tokens."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(min(positions or tokenizer.model_max_length, tokenizer.model_max_length))
 
 
-def _stops(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def stops(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Token ids that end a reply; the tokenizer's own comes first."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     more = configured if isinstance(configured, (list, tuple)) else [configured]
@@ -322,7 +332,8 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _limit_threads(threads: int | None) -> None:
+def limit_threads(threads: int | None) -> None:
+    """Give torch `threads`; None is 1 on small machines and torch's own choice elsewhere. Holds for the process."""
     import torch
 
     if threads is not None or _cores() <= _SMALL_MACHINE:

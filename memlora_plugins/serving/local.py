@@ -69,7 +69,7 @@ class LocalBackend:
         _check_packages()
         if min(max_batch, max_batch_tokens, 1 if threads is None else threads) < 1:
             raise SettingsError("max_batch, max_batch_tokens and threads must be at least 1.")
-        folder = _model_folder(model, allow_download)
+        folder = model_folder(model, allow_download)
         config = base_config(folder)
         if config is None:
             raise SettingsError(f"{folder} holds no model: it has no readable config.json.")
@@ -216,7 +216,7 @@ def _check_packages() -> None:
         )
 
 
-def _model_folder(model: str | Path, allow_download: bool) -> Path:
+def model_folder(model: str | Path, allow_download: bool) -> Path:
     """The folder of `model`, from the Hugging Face cache or the hub if it is a name."""
     folder = Path(model).expanduser()
     if folder.is_dir():

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import DatasetError
+from ..files import write_whole
 from ..serving.base import Expert
 
 
@@ -50,7 +51,8 @@ def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
     samples: list[Sample] = []
     number = 0
     try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        lines = file.read_text(encoding="utf-8").split("\n")  # JSON may hold U+2028, which `splitlines` would cut at
+        for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
             if line.strip():
                 samples.append(Sample.model_validate_json(line))
     except (OSError, UnicodeDecodeError) as error:
@@ -73,20 +75,10 @@ def write_samples(path: str | os.PathLike[str], samples: Iterable[Sample]) -> No
     Raises:
         DatasetError: the file cannot be written; one that was there before is unchanged.
     """
-    file = Path(path)
-    draft = file.with_name(f".{file.name}.{os.getpid()}.draft")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8") as lines:
-            for sample in samples:
-                lines.write(sample.model_dump_json() + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
-        draft.replace(file)
+        write_whole(Path(path), "".join(f"{sample.model_dump_json()}\n" for sample in samples))
     except OSError as error:
-        raise DatasetError(f"{file} cannot be written: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+        raise DatasetError(f"{path} cannot be written: {error}") from error
 
 
 def check_splits(splits: Mapping[str, Sequence[str]]) -> None:

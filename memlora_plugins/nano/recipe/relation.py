@@ -64,15 +64,15 @@ def slots(template: str) -> set[str]:
     return {name + digit for _, name, digit in SLOT.findall(template)}
 
 
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with its values, starting with a capital letter."""
+def fill(template: str, values: Mapping[str, str], *, capital: bool = True) -> str:
+    """The template with its values; with `capital`, its first letter is one."""
 
     def value(found: re.Match[str]) -> str:
         text = values[found[2] + found[3]]
         return f"{_article(text)} {text}" if found[1] else text
 
     text = SLOT.sub(value, template)
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if capital else text
 
 
 def _article(text: str) -> str:

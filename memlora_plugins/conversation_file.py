@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidInputError, MessageError
-from ..types import Message
+from .errors import InvalidInputError, MessageError
+from .types import Message
 
 _NAMESPACE = uuid.UUID("0f0f4a6e-2f0e-4f0d-9d0b-696d706f7274")
 

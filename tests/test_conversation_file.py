@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memlora_plugins.cli.conversation_file import chat_message, is_export, moment, rows
+from memlora_plugins.conversation_file import chat_message, is_export, moment, rows
 from memlora_plugins.errors import InvalidInputError, MessageError
 
 

@@ -1,0 +1,127 @@
+"""nano's card: what it was made of, how well it does, what it cannot do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...evaluation.report import Table, pipeline_tables
+from .dialogues import SHA256
+
+if TYPE_CHECKING:
+    from .make import NanoScores, Recipe, TaskScores
+
+_HEAD = """\
+# nano
+
+A language model of {base:.1f} million parameters and three LoRA experts over it ({experts:.1f} million together), in
+{megabytes:.1f} MB. It reads what a person says in English and notes facts (extraction), brings them together with
+older ones (update), and answers questions from them (generation). `Memory.open()` runs it where no other model is
+configured.
+
+Made by `make nano`; this card and `scores.json` are written by the same command.
+
+## What it is made of
+
+- Architecture: Qwen2, 4 layers of 256, vocabulary of 4,096 (byte-level BPE of its own, digits apart), context 2,048.
+  The experts have rank {rank} on all linear layers. Weights in float16.
+- Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
+  names and nouns from open pools, half of the names invented. Base: {base_samples:,} samples of the three tasks, mostly
+  without instructions, and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,} generation
+  samples with the short prompts, as they are served.
+- Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
+  CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
+- Seed {seed}. Base: AdamW, learning rate {base_rate:g}, one pass; experts: {expert_rate:g}, one pass.
+
+## What it cannot do
+
+It knows the {relations} kinds of facts it was taught, in plain English, and what is worded much like them. Other
+statements it may leave out, or turn into the nearest kind it knows. It does not reason, count, translate or chat, and
+dates are resolved from "today", "yesterday" and "two days ago" only. Text it was not made for can make it note wrong
+facts: where that matters, use a student of a billion parameters or more, trained by the same code.
+
+## Held-out scores
+
+Text that is not in the training data. *Unseen values*: names and nouns that fill no slot in training. *Unseen
+phrasings*: sentences that are not in training. A fact counts if it is the wanted words (case and spacing aside). The
+base is asked with the full prompts, the experts with the short ones.
+"""
+
+
+def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
+    """The card in Markdown."""
+    experts = sum(count for name, count in scores.parameters.items() if name != "base")
+    head = _HEAD.format(
+        base=scores.parameters["base"] / 1e6,
+        experts=experts / 1e6,
+        megabytes=scores.megabytes,
+        rank=recipe.expert.rank,
+        relations=relations,
+        base_samples=recipe.base_samples,
+        extraction=recipe.expert_samples["extraction"],
+        update=recipe.expert_samples["update"],
+        generation=recipe.expert_samples["generation"],
+        sha=SHA256[:12],
+        seed=recipe.seed,
+        base_rate=recipe.base.learning_rate,
+        expert_rate=recipe.expert.learning_rate,
+    )
+    tables = [_extraction(scores.tasks), _update(scores.tasks), _generation(scores.tasks)]
+    tables += pipeline_tables(scores.pipeline)
+    tables.append(_training(scores))
+    return head + "\n" + "\n".join(table.markdown() for table in tables)
+
+
+def _extraction(tasks: dict[str, TaskScores]) -> Table:
+    rows = []
+    for label, task in tasks.items():
+        for kind, found in (
+            ("unseen values", task.extraction_values),
+            ("unseen phrasings", task.extraction_phrasings),
+        ):
+            numbers = (found.exact, found.precision, found.recall, found.f1)
+            rows.append((label, kind, *(f"{number:.3f}" for number in numbers), str(found.unreadable)))
+    columns = ("", "text", "exact match", "precision", "recall", "F1", "unreadable")
+    return Table(f"Extraction ({_samples(tasks)} exchanges each)", columns, tuple(rows))
+
+
+def _update(tasks: dict[str, TaskScores]) -> Table:
+    operations = ("ADD", "UPDATE", "DELETE", "NONE")
+    rows = tuple(
+        (
+            label,
+            f"{task.update.accuracy:.3f}",
+            *(f"{task.update.by_operation.get(operation, 0.0):.3f}" for operation in operations),
+            str(task.update.unreadable),
+        )
+        for label, task in tasks.items()
+    )
+    return Table("Update: right operation on the right memory", ("", "all", *operations, "unreadable"), rows)
+
+
+def _generation(tasks: dict[str, TaskScores]) -> Table:
+    rows = []
+    for label, task in tasks.items():
+        for kind, found in (("unseen values", task.generation), ("unseen questions", task.generation_phrasings)):
+            rows.append(
+                (label, kind, f"{found.accuracy:.3f}", f"{found.known:.3f}", f"{found.unknown:.3f}")
+            )  # fmt: skip
+    columns = ("", "text", "accuracy", "answer is there", "answer is not there")
+    return Table("Generation: the wanted words", columns, tuple(rows))
+
+
+def _training(scores: NanoScores) -> Table:
+    rows = tuple(
+        (
+            step,
+            f"{figures['samples']:.0f}",
+            f"{figures['validation_loss']:.4f}",
+            f"{figures['tokens_per_second']:.0f}",
+            f"{figures['seconds'] / 60:.1f}",
+        )
+        for step, figures in scores.training.items()
+    )
+    return Table("Training", ("step", "samples", "validation loss", "tokens/s", "minutes"), rows)
+
+
+def _samples(tasks: dict[str, TaskScores]) -> int:
+    return next(iter(tasks.values())).extraction_values.samples

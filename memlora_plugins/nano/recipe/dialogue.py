@@ -1,0 +1,286 @@
+"""Exchanges between a person and an assistant, with the facts that the person tells in them.
+
+Three kinds of text are made: *train*; *values*, whose names and nouns never occur in training; and *phrasings*, whose
+sentences never do.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from ...experts.extraction import Exchange
+from . import chatter
+from .person import to_second
+from .pools import Pools
+from .relation import Relation, fill, slots
+
+Split = Literal["train", "values", "phrasings"]
+
+USER = "the user"
+UNKNOWN = "I do not know."
+"""The answer where nothing is remembered."""
+_HELD_SENTENCES = 2  # of each relation, for the split "phrasings"
+_HELD_QUESTIONS = 1
+_WHEN = {
+    "today": 0,
+    "this morning": 0,
+    "yesterday": -1,
+    "last night": -1,
+    "yesterday evening": -1,
+    "two days ago": -2,
+}
+_ADVERBS = (
+    *(
+        "now",
+        "these days",
+        "at the moment",
+        "you know",
+        "as you know",
+        "actually",
+        "for a while now",
+        "as of last week",
+    ),
+    *("lately", "last week", "recently", "nowadays", "in fact", "if that matters", "since last month", "by now"),
+)
+_FACTS = ((0, 24), (1, 40), (2, 22), (3, 10), (4, 4))  # facts in an exchange, and how often in a hundred
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A fact with its values: `spoken` is how the person says them, `values` how they are noted."""
+
+    relation: Relation
+    values: dict[str, str]
+    spoken: dict[str, str] = field(default_factory=dict)
+    ended: bool = False
+
+    @property
+    def fact(self) -> str:
+        return fill(self.relation.ended_fact if self.ended else self.relation.fact, self.values)
+
+    @property
+    def answer(self) -> str:
+        """What answers a question about it, as it would stand in a sentence."""
+        return fill(self.relation.answer, self.values, capital=False)
+
+    def worded(self, template: str) -> str:
+        return fill(template, self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One exchange, and what is to be noted of it."""
+
+    exchange: Exchange
+    told: tuple[Told, ...]
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        return tuple(told.fact for told in self.told)
+
+
+class Author:
+    """Writes exchanges. The same seed gives the same text."""
+
+    def __init__(self, relations: Sequence[Relation], pools: Pools, seed: int, split: Split = "train") -> None:
+        self.relations = tuple(relations)
+        self.pools = pools
+        self.rng = random.Random(f"{seed}-{split}")
+        self.split = split
+
+    def person(self) -> str | None:
+        """A name, or None for a person who goes by none."""
+        return None if self.rng.random() < 0.4 else self.value("name")
+
+    def moment(self) -> datetime:
+        return datetime(2019, 1, 1, tzinfo=UTC) + timedelta(days=self.rng.randrange(3000), hours=self.rng.randrange(24))
+
+    def value(self, pool: str, avoid: frozenset[str] = frozenset()) -> str:
+        return self.pools.draw(self.rng, pool, held_out=self.split == "values", avoid=avoid)
+
+    def tell(self, relation: Relation, person: str | None, date: datetime | None, *, ended: bool = False) -> Told:
+        """The relation with values drawn for it."""
+        values: dict[str, str] = {}
+        spoken: dict[str, str] = {}
+        for slot in sorted(slots(relation.fact) - {"n"}):
+            if slot == "when":
+                spoken[slot] = self.rng.choice(list(_WHEN))
+                day = (date or self.moment()) + timedelta(days=_WHEN[spoken[slot]])
+                values[slot] = day.date().isoformat()
+            else:
+                values[slot] = spoken[slot] = self.value(slot.rstrip("0123456789"), frozenset(values.values()))
+        values["n"] = person or USER
+        return Told(relation, values, spoken, ended)
+
+    def another(self, told: Told, changed: set[str]) -> Told:
+        """The same, with other values in the slots `changed`."""
+        taken = frozenset(told.values.values())
+        new = {slot: self.value(slot.rstrip("0123456789"), taken) for slot in sorted(changed - {"when"})}
+        if "when" in changed:
+            day = datetime.fromisoformat(told.values["when"]) - timedelta(days=self.rng.randint(3, 300))
+            new["when"] = day.date().isoformat()
+        return replace(told, values={**told.values, **new}, spoken={**told.spoken, **new})
+
+    def sentences(self, relation: Relation) -> tuple[str, ...]:
+        """Sentences of a relation that this split may use."""
+        return _split(relation.said, _HELD_SENTENCES, held=self.split == "phrasings")
+
+    def question(self, told: Told, *, held_out: bool = False) -> str:
+        """A first-person question about it."""
+        asked = _split(told.relation.asked, _HELD_QUESTIONS, held=held_out)
+        return told.worded(self.rng.choice(asked))
+
+    # Exchanges ---------------------------------------------------------------------------------------------------
+
+    def scene(self) -> Scene:
+        """An exchange with any number of facts."""
+        person = self.person()
+        date = self.moment() if self.rng.random() < 0.85 else None
+        counts, weights = zip(*_FACTS, strict=True)
+        count = self.rng.choices(counts, weights)[0]
+        if count == 0:
+            return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
+        relations = self.rng.sample(self.relations, count)
+        if date is None:
+            relations = [relation for relation in relations if "when" not in slots(relation.fact)]
+        told = [
+            self.tell(relation, person, date, ended=bool(relation.ended) and self.rng.random() < 0.1)
+            for relation in relations
+        ]
+        if not told:
+            return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
+        if count == 1 and not told[0].ended and self.split != "phrasings" and self.rng.random() < 0.2:
+            return self._reply(told[0], person, date)
+        return Scene(Exchange(self.say(told), person, self.assistant(), date=date), tuple(told))
+
+    def say(self, told: Sequence[Told]) -> str:
+        """The message that tells it all, in order."""
+        rng = self.rng
+        parts: list[str] = []
+        if rng.random() < 0.12:
+            parts.append(rng.choice((*chatter.NOISE, *chatter.CLOSERS)))
+        for one in told:
+            parts.append(self._sentence(one))
+            if rng.random() < 0.18:
+                parts.append(rng.choice(chatter.CLOSERS))
+        if rng.random() < 0.12:
+            parts.append(self._chatter())
+        text = self._joined(parts)
+        return text.lower() if rng.random() < 0.04 and text.isascii() and not _has_names(told) else text
+
+    def small_talk(self) -> str:
+        """A message that tells nothing to note."""
+        rng = self.rng
+        if rng.random() < 0.2:
+            return self.question(self.tell(rng.choice(self.relations), None, None))
+        parts = [self._chatter() if rng.random() < 0.75 else rng.choice(chatter.NOISE)]
+        if rng.random() < 0.3:
+            parts.append(rng.choice((*chatter.NOISE, *chatter.CLOSERS)))
+        return self._joined(parts)
+
+    def assistant(self) -> str | None:
+        """What the assistant said before; nothing is ever noted of it."""
+        kind = self.rng.random()
+        if kind < 0.35:
+            return None
+        if kind < 0.5:
+            told = self.tell(self.rng.choice(self.relations), None, None)
+            return told.answer if kind < 0.42 else to_second(self.question(told))
+        if kind < 0.53:
+            return UNKNOWN
+        return self._filled(self.rng.choice(chatter.ASSISTANT))
+
+    def _reply(self, told: Told, person: str | None, date: datetime | None) -> Scene:
+        """A short answer to what the assistant asked, or a yes or no to what it claims."""
+        rng = self.rng
+        if rng.random() < 0.6:
+            answer = fill(told.relation.answer, {**told.values, **told.spoken}, capital=rng.random() < 0.7)
+            shape = rng.choice(
+                ("{0}", "{0}.", "{0}!", "It's {0}.", "{0}, actually.", "That would be {0}.", "{0} I think")
+            )
+            text = shape.format(answer)
+            return Scene(Exchange(text, person, to_second(self.question(told)), date=date), (told,))
+        claim = to_second(fill(rng.choice(self.sentences(told.relation)), {**told.values, **told.spoken}))
+        said = rng.choice(("So {0}?", "If I got it right, {0}?", "{0}, right?", "Do I understand that {0}?")).format(
+            claim[:1].lower() + claim[1:]
+        )
+        if rng.random() < 0.7:
+            return Scene(Exchange(rng.choice(chatter.AGREEING), person, said, date=date), (told,))
+        return Scene(Exchange(rng.choice(chatter.DENYING), person, said, date=date), ())
+
+    def _sentence(self, told: Told) -> str:
+        rng = self.rng
+        templates = told.relation.ended if told.ended else self.sentences(told.relation)
+        spoken = {**told.values, **told.spoken}
+        text = fill(rng.choice(templates), spoken)
+        own = sorted(slots(told.relation.fact) - {"n", "when"})
+        slipped = None
+        if own and not told.ended and rng.random() < 0.05:
+            slot = rng.choice(own)
+            slipped = self.value(slot.rstrip("0123456789"), frozenset(spoken.values()))
+            text = fill(rng.choice(self.sentences(told.relation)), {**spoken, slot: slipped})
+        if rng.random() < 0.1:
+            text = f"{text} {rng.choice(_ADVERBS)}"
+        if rng.random() < 0.3:
+            text = _after_opener(rng.choice(chatter.OPENERS), text)
+        if slipped is None:
+            return text
+        correction = rng.choice(chatter.CORRECTIONS).format(old=slipped, new=spoken[slot])
+        return f"{text}. {correction}"
+
+    def _joined(self, parts: Sequence[str]) -> str:
+        rng = self.rng
+        text = ""
+        for place, part in enumerate(parts):
+            last = place == len(parts) - 1
+            end = "" if part[-1:] in ".!?:)" else rng.choices((".", "!", "", "..."), (70, 12, 14 if last else 0, 4))[0]
+            follows = not last and end == "." and rng.random() < 0.25 and _can_follow(parts[place + 1])
+            if follows:
+                end = rng.choice((", and", " and", ";", ","))
+            piece = part + end
+            joined_on = text.endswith((" and", ";", ","))
+            text += (" " if text else "") + (_lowered(piece) if joined_on else piece)
+        return text
+
+    def _chatter(self) -> str:
+        return self._filled(self.rng.choice(chatter.CHATTER))
+
+    def _filled(self, template: str) -> str:
+        return fill(template, {slot: self.value(slot.rstrip("0123456789")) for slot in slots(template)})
+
+
+def _split(sentences: Sequence[str], held_out: int, *, held: bool) -> tuple[str, ...]:
+    """The sentences that are kept for the tests (the ones with the lowest hashes), or the others."""
+    ordered = sorted(sentences, key=lambda text: zlib.crc32(text.encode()))
+    return tuple(ordered[:held_out] if held else ordered[held_out:])
+
+
+def _after_opener(opener: str, text: str) -> str:
+    return f"{opener} {text if opener[-1] in '.!?' else _lowered(text)}"
+
+
+def _lowered(text: str) -> str:
+    first = text.split(" ", 1)[0]
+    plain = first in _LOWERED and text != first
+    return text[:1].lower() + text[1:] if plain else text
+
+
+def _can_follow(text: str) -> bool:
+    return text.split(" ", 1)[0] in {*_LOWERED, "I", "I'm", "I've", "I'd", "I'll"}
+
+
+def _has_names(told: Sequence[Told]) -> bool:
+    return any(value[:1].isupper() for one in told for slot, value in one.values.items() if slot != "n")
+
+
+_LOWERED = frozenset(
+    """
+    My The It It's There There's We We've Our At In On For These This Every Nothing Nobody Most Since After When
+    Whenever If You A An Once Everyone Some Lately Nowadays Last Next What One Honestly Currently
+    """.split()
+)

@@ -1,0 +1,326 @@
+"""Making nano, from an empty folder to the card: `make nano`.
+
+Each step leaves its result in the work folder, so that a run that was stopped goes on where it was. The weights in the
+package are replaced only by better ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from ...evaluation.pipeline import PipelineSummary, ablation, stages
+from ...files import write_whole
+from ...serving.base import Expert
+from ...training.dataset import Sample
+from ...training.options import TrainingOptions
+from ...training.trainer import Trained, TrainingEvent, train
+from . import blank, corpus, memories
+from .card import card
+from .conversations import conversation
+from .dialogue import Author, Split
+from .dialogues import read_dialogues
+from .measure import (
+    ExtractionScores,
+    GenerationScores,
+    UpdateScores,
+    measure_extraction,
+    measure_generation,
+    measure_update,
+)
+from .relations import RELATIONS, pools
+
+SCORES = "scores.json"
+Say = Callable[[str], None]
+
+_SHARED: Final = "shared"
+_BASE_SHARES = (52, 22, 20, 6)  # extraction, update, generation, chats
+_FULL_PROMPTS = 0.025  # share of the base's tasks that carry the full prompt
+
+
+_BASE = TrainingOptions(
+    full=True,
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup=0.04,
+    weight_decay=0.05,
+    betas=(0.9, 0.98),
+    batch_size=12,
+    epochs=1,
+    patience=1_000,
+)
+_EXPERT = TrainingOptions(
+    rank=32,
+    alpha=64,
+    dropout=0.0,
+    target_modules="all-linear",
+    learning_rate=1e-3,
+    schedule="cosine",
+    batch_size=12,
+    epochs=1,
+    patience=1_000,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How much of everything. The defaults are nano's; tests make less of it."""
+
+    seed: int = 7
+    base_samples: int = 36_000
+    expert_samples: Mapping[Expert, int] = field(
+        default_factory=lambda: {"extraction": 16_000, "update": 10_000, "generation": 8_000}
+    )
+    validation_samples: int = 300
+    test_samples: int = 500
+    conversations: int = 12
+    """Conversations on which the whole pipeline is measured."""
+    eval_every: int = 500
+    """Steps between two validations."""
+    base: TrainingOptions = _BASE
+    expert: TrainingOptions = _EXPERT
+
+
+class TaskScores(BaseModel):
+    """The three tasks on held-out text; `values` and `phrasings` are the two kinds of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extraction_values: ExtractionScores
+    extraction_phrasings: ExtractionScores
+    update: UpdateScores
+    generation: GenerationScores
+    generation_phrasings: GenerationScores
+
+
+class NanoScores(BaseModel):
+    """All that is measured of a nano."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: dict[str, TaskScores]
+    """By what answered: "base", "experts" and "one shared adapter"."""
+    pipeline: dict[str, PipelineSummary]
+    """By the rows of the paper's Table 4."""
+    parameters: dict[str, int]
+    megabytes: float
+    training: dict[str, dict[str, float]]
+    """By step: samples, tokens per second, validation loss, seconds."""
+
+    @property
+    def level(self) -> float:
+        """One number to compare two nanos by: the mean of the experts' scores."""
+        experts = self.tasks["experts"]
+        of_each = (
+            experts.extraction_values.f1,
+            experts.extraction_phrasings.f1,
+            experts.update.accuracy,
+            experts.generation.accuracy,
+        )
+        return sum(of_each) / len(of_each)
+
+
+class Kitchen:
+    """The steps of the recipe, in `work`."""
+
+    def __init__(self, recipe: Recipe, work: Path, dialogues: Path, say: Say) -> None:
+        self._recipe = recipe
+        self._work = work
+        self._dialogues = dialogues
+        self._say = say
+        self._pools = pools()
+        self._training: dict[str, dict[str, float]] = {}
+
+    def cook(self) -> Path:
+        """All steps; the folder that holds the finished base, adapters, scores and card."""
+        made = self._work / "nano"
+        made.mkdir(parents=True, exist_ok=True)
+        self._step("base", self._make_base)
+        for expert in corpus.EXPERTS:
+            self._step(expert, lambda expert=expert: self._make_expert(expert, expert, self._lessons(expert)))
+        self._step(_SHARED, self._make_shared)
+        scores = self._measure()
+        write_whole(made / SCORES, scores.model_dump_json(indent=1) + "\n")
+        write_whole(made / "CARD.md", card(scores, self._recipe, len(RELATIONS)))
+        return made
+
+    def author(self, split: Split, offset: int) -> Author:
+        """A writer of text of one kind; another one for every offset."""
+        return Author(RELATIONS, self._pools, self._recipe.seed + offset, split)
+
+    def _step(self, name: str, make: Callable[[], dict[str, float]]) -> None:
+        """Do it, unless an earlier run did."""
+        note = self._work / f"{name}.json"
+        if not note.is_file():
+            began = time.perf_counter()
+            self._say(f"{name}: begins")
+            figures = make()
+            write_whole(note, json.dumps({**figures, "seconds": time.perf_counter() - began}) + "\n")
+        self._training[name] = json.loads(note.read_text())
+        self._say(f"{name}: {self._training[name]}")
+
+    def _make_base(self) -> dict[str, float]:
+        recipe = self._recipe
+        chats = read_dialogues(self._dialogues)
+
+        def text(author: Author, count: int, prefix: str) -> list[Sample]:
+            written = corpus.base_samples(
+                author, count, weights=_BASE_SHARES, full_prompts=_FULL_PROMPTS, dialogues=chats, prefix=prefix
+            )
+            return list(written)
+
+        lessons = text(self.author("train", 0), recipe.base_samples, "base")
+        check = text(self.author("values", 1), recipe.validation_samples, "check")
+        new = self._work / "blank"
+        tokenizer = blank.make_tokenizer(_texts(lessons[:30_000]), new)
+        blank.new_model(tokenizer, new, seed=recipe.seed)
+        figures = self._train(_SHARED, new, lessons, check, self._work / "trained-base", recipe.base)
+        blank.halve(self._work / "trained-base", self._work / "nano" / "base")
+        return figures
+
+    def _lessons(self, expert: Expert) -> tuple[list[Sample], list[Sample]]:
+        place = 10 * (1 + corpus.EXPERTS.index(expert))
+        count = self._recipe.expert_samples[expert]
+        few = self._recipe.validation_samples
+        lessons = corpus.samples(self.author("train", place), expert, count, prefix=f"{expert}-train")
+        check = corpus.samples(self.author("values", place + 1), expert, few, prefix=f"{expert}-check")
+        return list(lessons), list(check)
+
+    def _make_expert(self, name: str, expert: Trained, lessons: tuple[list[Sample], list[Sample]]) -> dict[str, float]:
+        base = self._work / "nano" / "base"
+        figures = self._train(expert, base, *lessons, self._work / f"trained-{name}", self._recipe.expert)
+        kept = self._work if name == _SHARED else self._work / "nano"
+        blank.halve(self._work / f"trained-{name}", kept / name)
+        return figures
+
+    def _make_shared(self) -> dict[str, float]:
+        """One adapter that learns what the three learn, for comparison; it does not ship."""
+        every = [self._lessons(expert) for expert in corpus.EXPERTS]
+        lessons = [sample for train_samples, _ in every for sample in train_samples]
+        check = [sample for _, check_samples in every for sample in check_samples]
+        return self._make_expert(_SHARED, _SHARED, (lessons, check))
+
+    def _train(
+        self,
+        expert: Trained,
+        base: Path,
+        lessons: list[Sample],
+        check: list[Sample],
+        out: Path,
+        options: TrainingOptions,
+    ) -> dict[str, float]:
+        def heard(event: TrainingEvent) -> None:
+            if event.validation_loss is not None:
+                self._say(f"  step {event.step} of {event.steps}: validation loss {event.validation_loss:.4f}")
+
+        chosen = options.model_copy(update={"seed": self._recipe.seed, "eval_every": self._recipe.eval_every})
+        done = train(expert, base, lessons, check, out, chosen, resume=True, on_event=heard)
+        return {
+            "samples": len(lessons),
+            "tokens_per_second": done.tokens_per_second,
+            "validation_loss": done.validation_loss,
+        }
+
+    # Measuring -------------------------------------------------------------------------------------------------------
+
+    def _measure(self) -> NanoScores:
+        from ...embedding import SentenceTransformerEmbedder
+        from ...serving.local import LocalBackend
+
+        made = self._work / "nano"
+        base = made / "base"
+        adapters = {expert: str(made / expert) for expert in corpus.EXPERTS}
+        shared = str(self._work / _SHARED)
+        variants: dict[str, dict[str, str]] = {
+            "base": {},
+            "experts": adapters,
+            "one shared adapter": dict.fromkeys(corpus.EXPERTS, shared),
+        }
+        tasks = {}
+        for label, chosen in variants.items():
+            with closing(LocalBackend(base, chosen)) as backend:
+                tasks[label] = self._tasks(backend)
+            self._say(f"{label}: {tasks[label].model_dump_json()}")
+        talk = self.author("values", 90)
+        talks = [conversation(talk, f"talk-{number}") for number in range(self._recipe.conversations)]
+        with closing(SentenceTransformerEmbedder("all-MiniLM-L6-v2")) as embedder:
+            rows = ablation(
+                talks,
+                stages(adapters, shared),
+                lambda chosen: LocalBackend(base, dict(chosen)),
+                embedder,
+                on_row=self._say,
+            )
+        return NanoScores(
+            tasks=tasks,
+            pipeline={label: result.summary for label, result in rows.items()},
+            parameters={name: blank.parameters(made / name) for name in ("base", *corpus.EXPERTS)},
+            megabytes=sum(file.stat().st_size for file in made.rglob("*") if file.is_file()) / 1e6,
+            training=self._training,
+        )
+
+    def _tasks(self, backend: Any) -> TaskScores:
+        count = self._recipe.test_samples
+        values, phrasings = self.author("values", 80), self.author("phrasings", 80)
+        questions = self.author("values", 81)
+        return TaskScores(
+            extraction_values=measure_extraction(backend, [values.scene() for _ in range(count)]),
+            extraction_phrasings=measure_extraction(backend, [phrasings.scene() for _ in range(count)]),
+            update=measure_update(backend, [memories.bank(values) for _ in range(count)]),
+            generation=measure_generation(backend, [memories.query(values) for _ in range(count)]),
+            generation_phrasings=measure_generation(
+                backend, [memories.query(questions, held_out=True) for _ in range(count)]
+            ),
+        )
+
+
+def install(made: Path, package: Path, *, force: bool, say: Say) -> bool:
+    """Put the finished nano in `package`, if it is better than the one that is there (or `force`)."""
+    new = NanoScores.model_validate_json((made / SCORES).read_text())
+    there = package / SCORES
+    if there.is_file() and not force:
+        old = NanoScores.model_validate_json(there.read_text())
+        if new.level <= old.level:
+            say(f"kept what was there: {old.level:.4f}, the new one has {new.level:.4f}")
+            return False
+    for name in ("base", *corpus.EXPERTS):
+        shutil.rmtree(package / name, ignore_errors=True)
+        shutil.copytree(made / name, package / name)
+    for file in (SCORES, "CARD.md"):
+        shutil.copyfile(made / file, package / file)
+    say(f"installed: {new.level:.4f}")
+    return True
+
+
+def _texts(samples: Iterable[Sample]) -> Iterable[str]:
+    for sample in samples:
+        yield from (message.content for message in sample.messages)
+        yield sample.reply
+
+
+def main() -> None:
+    """The command line of `make nano`."""
+    import typer
+
+    def nano(
+        dialogues: Path = typer.Option(..., help="synthetic-persona-chat-valid.csv (CC BY 4.0)."),  # noqa: B008
+        work: Path = typer.Option(Path("build/nano"), help="Where the steps leave their results."),  # noqa: B008
+        force: bool = typer.Option(False, help="Install even if the scores did not rise."),
+    ) -> None:
+        """Make nano: corpus, tokenizer, base, three experts, scores and card. Goes on where it was stopped."""
+        made = Kitchen(Recipe(), work, dialogues, typer.echo).cook()
+        install(made, Path(__file__).parent.parent, force=force, say=typer.echo)
+
+    typer.run(nano)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""How well a backend does nano's three tasks, on text that was kept for the tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ...errors import ReplyError
+from ...experts import extraction, generation, update
+from ...experts.rules import Decision
+from ...serving.base import Backend, Completion, Request
+from ...types import normalise
+from .dialogue import Scene
+from .memories import Bank, Query
+
+_AT_ONCE = 64
+
+Item = TypeVar("Item")
+
+
+class _Scores(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int
+    unreadable: int
+
+
+class ExtractionScores(_Scores):
+    """`exact`: share of exchanges whose facts are all right and none too many. The rest counts single facts."""
+
+    exact: float
+    precision: float
+    recall: float
+    f1: float
+
+
+class UpdateScores(_Scores):
+    """Share of new facts with the right operation on the right old memory, over all and by the operation wanted."""
+
+    accuracy: float
+    by_operation: dict[str, float]
+    facts: dict[str, int]
+
+
+class GenerationScores(_Scores):
+    """Share of answers that are the wanted words; `known` where the memories tell, `unknown` where they do not."""
+
+    accuracy: float
+    known: float
+    unknown: float
+
+
+def measure_extraction(backend: Backend, scenes: Sequence[Scene]) -> ExtractionScores:
+    """Ask the extraction expert about each exchange."""
+    style = backend.prompt_style("extraction")
+
+    def request(scene: Scene) -> Request:
+        messages = extraction.messages(scene.exchange, style)
+        return Request("extraction", messages, extraction.SCHEMA, extraction.MAX_TOKENS)
+
+    exact = right = found = wanted = unreadable = 0
+    for scene, reply in zip(scenes, _ask(backend, scenes, request), strict=True):
+        try:
+            said = Counter(normalise(fact) for fact in extraction.read(reply.text).facts)
+        except ReplyError:
+            unreadable += 1
+            said = Counter()
+        gold = Counter(normalise(fact) for fact in scene.facts)
+        right += (said & gold).total()
+        found += said.total()
+        wanted += gold.total()
+        exact += said == gold
+    precision = right / found if found else 0.0
+    recall = right / wanted if wanted else 0.0
+    f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+    return ExtractionScores(
+        samples=len(scenes),
+        unreadable=unreadable,
+        exact=exact / len(scenes),
+        precision=precision,
+        recall=recall,
+        f1=f1,
+    )
+
+
+def measure_update(backend: Backend, banks: Sequence[Bank]) -> UpdateScores:
+    """Ask the update expert about each bank."""
+    style = backend.prompt_style("update")
+
+    def request(bank: Bank) -> Request:
+        return Request("update", update.messages(bank.old, bank.new, style), update.SCHEMA, update.MAX_TOKENS)
+
+    right: Counter[str] = Counter()
+    wanted: Counter[str] = Counter()
+    unreadable = 0
+    for bank, reply in zip(banks, _ask(backend, banks, request), strict=True):
+        try:
+            made = _by_fact(update.read(reply.text, bank.old, bank.new).items)
+        except ReplyError:
+            unreadable += 1
+            made = {}
+        for fact, decided in _by_fact(bank.decisions).items():
+            wanted[decided[0]] += 1
+            right[decided[0]] += made.get(fact) == decided
+    return UpdateScores(
+        samples=len(banks),
+        unreadable=unreadable,
+        accuracy=right.total() / wanted.total(),
+        by_operation={operation: right[operation] / count for operation, count in sorted(wanted.items())},
+        facts=dict(sorted(wanted.items())),
+    )
+
+
+def measure_generation(backend: Backend, queries: Sequence[Query]) -> GenerationScores:
+    """Ask the generation expert each question."""
+    style = backend.prompt_style("generation")
+
+    def request(query: Query) -> Request:
+        messages = generation.messages(query.question, query.memories, style, now=query.now)
+        return Request("generation", messages, max_tokens=generation.MAX_TOKENS)
+
+    right: Counter[bool] = Counter()
+    wanted: Counter[bool] = Counter()
+    unreadable = 0
+    for query, reply in zip(queries, _ask(backend, queries, request), strict=True):
+        try:
+            answer = normalise(generation.read(reply.text))
+        except ReplyError:
+            unreadable += 1
+            answer = ""
+        wanted[query.known] += 1
+        right[query.known] += answer == normalise(query.answer)
+    return GenerationScores(
+        samples=len(queries),
+        unreadable=unreadable,
+        accuracy=right.total() / wanted.total(),
+        known=right[True] / wanted[True] if wanted[True] else 0.0,
+        unknown=right[False] / wanted[False] if wanted[False] else 0.0,
+    )
+
+
+def _by_fact(decisions: Sequence[Decision]) -> dict[int, tuple[str, int | None]]:
+    """New fact to the operation on it; a DELETE outranks the ADD that follows from it."""
+    made: dict[int, tuple[str, int | None]] = {}
+    for decision in decisions:
+        if decision.operation == "DELETE" or decision.fact not in made:
+            made[decision.fact] = (decision.operation, decision.target)
+    return made
+
+
+def _ask(backend: Backend, items: Sequence[Item], request: Callable[[Item], Request]) -> list[Completion]:
+    async def one(item: Item, slots: asyncio.Semaphore) -> Completion:
+        async with slots:
+            return await backend.acomplete(request(item))
+
+    async def every() -> list[Completion]:
+        slots = asyncio.Semaphore(_AT_ONCE)
+        asked: list[Coroutine[Any, Any, Completion]] = [one(item, slots) for item in items]
+        return await asyncio.gather(*asked)
+
+    return asyncio.run(every())

@@ -1,0 +1,184 @@
+"""What a memory holds when a new fact or a question comes: material for the update and generation experts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from ...experts.rules import Decision
+from ...types import Hit, Role
+from . import chatter
+from .dialogue import UNKNOWN, Author, Told
+from .person import to_third
+from .relation import Relation, slots
+
+_DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
+_CASES = (("changed", 30), ("another", 14), ("same", 16), ("detail", 8), ("less", 5), ("over", 15), ("new", 12))
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Old memories and new facts, and what is to be decided about them."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question, the memories that were found for it, when it is asked, and its answer."""
+
+    question: str
+    memories: tuple[Hit, ...]
+    now: datetime
+    answer: str
+
+    @property
+    def known(self) -> bool:
+        """Whether the memories tell the answer."""
+        return self.answer != UNKNOWN
+
+
+def bank(author: Author) -> Bank:
+    """A few old memories of one person, and one to three new facts about the same."""
+    rng = author.rng
+    person = author.person()
+    count = rng.choices((1, 2, 3), (70, 22, 8))[0]
+    relations = rng.sample(author.relations, count + rng.choice((0, 0, 1, 2, 3, 4, 5)))
+    old: list[str] = []
+    new: list[str] = []
+    wanted: list[tuple[str, str, str | None]] = []  # operation, new fact, old memory
+    for relation in relations[:count]:
+        before, fact, operation = _case(author, relation, person)
+        if fact in new or set(before) & {*old, *new} or fact in old:
+            continue
+        old += before
+        new.append(fact)
+        wanted.append((operation, fact, before[0] if operation != "ADD" else None))
+    for relation in relations[count:]:
+        other = author.value("name") if rng.random() < 0.2 else person
+        fact = author.tell(relation, other, None).fact
+        if fact not in old and fact not in new:
+            old.append(fact)
+    if not old:
+        fact = author.tell(rng.choice(author.relations), person, None).fact
+        old = [fact] if fact not in new else ["Nothing is known yet"]
+    rng.shuffle(old)
+    decisions = []
+    for operation, fact, target in wanted:
+        place = old.index(target) if target is not None else None
+        about = new.index(fact)
+        if operation == "ADD":
+            decisions.append(Decision("ADD", fact, None, about))
+        elif operation == "UPDATE":
+            decisions.append(Decision("UPDATE", fact, place, about))
+        elif operation == "NONE":
+            decisions.append(Decision("NONE", old[place or 0], place, about))
+        else:
+            decisions.append(Decision("ADD", fact, None, about))
+            decisions.append(Decision("DELETE", old[place or 0], place, about))
+    return Bank(tuple(old), tuple(new), tuple(decisions))
+
+
+def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[str], str, str]:
+    """Old memories (the one that is meant first), a new fact, and the operation on it."""
+    rng = author.rng
+    names, weights = zip(*_CASES, strict=True)
+    case = rng.choices(names, weights)[0]
+    told = author.tell(relation, person, None)
+    answer = slots(relation.answer) - {"n"}
+    key = slots(relation.fact) - answer - {"n"}
+    wording = told.fact if rng.random() < 0.85 else told.worded(rng.choice(relation.also))
+    if case == "over" and relation.ended:
+        return [wording], replace(told, ended=True).fact, "DELETE"
+    if case == "changed" and not relation.many and answer:
+        return [author.another(told, answer).fact], wording, "UPDATE"
+    if case in ("changed", "another") and answer and (relation.many or key):
+        return [author.another(told, answer | key).fact], wording, "ADD"
+    if case == "same":
+        first, second = rng.sample((relation.fact, *relation.also), 2)
+        return [told.worded(first)], told.worded(second), "NONE"
+    if case in ("detail", "less"):
+        more = told.fact + rng.choice(_DETAILS).format(year=author.value("year"), name=author.value("name"))
+        return ([told.fact], more, "UPDATE") if case == "detail" else ([more], told.fact, "NONE")
+    return [], wording, "ADD"
+
+
+def query(author: Author, *, held_out: bool = False) -> Query:
+    """A question about one fact among others; one in five finds no answer. `held_out`: in words unseen in training."""
+    rng = author.rng
+    person = author.person()
+    now = author.moment() + timedelta(days=200)
+    relations = rng.sample([relation for relation in author.relations if slots(relation.answer)], rng.randint(2, 6))
+    asked, *others = relations
+    told = author.tell(asked, person, now)
+    question = author.question(told, held_out=held_out)
+    if person is not None and rng.random() < 0.6:
+        question = to_third(question, person)
+    hits: list[Hit] = []
+    answer = told.answer
+    kind = rng.choices(("known", "changed", "unknown"), (60, 20, 20))[0]
+    if kind != "unknown":
+        moment = _before(rng, now, 100)
+        if kind == "changed" and not asked.many:
+            earlier = author.another(told, slots(asked.answer) - {"n"})
+            hits += _hits(author, earlier, person, _before(rng, moment, 80), turn_only=True)
+        hits += _hits(author, told, person, moment)
+    else:
+        answer = UNKNOWN
+    for relation in others:
+        if relation.name != asked.name:
+            moment = _before(rng, now, 180)
+            hits += _hits(author, author.tell(relation, person, moment), person, moment)
+    key = slots(asked.fact) - slots(asked.answer) - {"n"}
+    if key and rng.random() < 0.3:  # the same about somebody else
+        moment = _before(rng, now, 180)
+        hits += _hits(author, author.another(told, {*key, *slots(asked.answer)} - {"n"}), person, moment)
+    if rng.random() < 0.25:
+        hits.append(_turn(author, author.small_talk(), person, _before(rng, now, 180)))
+    if rng.random() < 0.15 and (line := author.assistant()):
+        hits.append(_turn(author, line, None, _before(rng, now, 180), speaker="assistant"))
+    rng.shuffle(hits)
+    return Query(question, tuple(hits), now, answer)
+
+
+def _before(rng: random.Random, moment: datetime, days: int) -> datetime:
+    return moment - timedelta(days=rng.randint(1, days), seconds=rng.randrange(80_000))
+
+
+def _hits(
+    author: Author, told: Told, person: str | None, moment: datetime, *, turn_only: bool = False
+) -> Sequence[Hit]:
+    """A fact as a note, as what was said, or both."""
+    rng = author.rng
+    form = "turn" if turn_only and told.relation.said else rng.choices(("fact", "turn", "both"), (50, 20, 30))[0]
+    hits: list[Hit] = []
+    if form != "turn":
+        hits.append(Hit(kind="fact", text=told.fact, score=1.0, id=str(rng.random()), created_at=moment))
+    if form != "fact":
+        hits.append(_turn(author, author.say([told]), person, moment))
+    return hits
+
+
+def _turn(author: Author, text: str, person: str | None, moment: datetime, speaker: Role = "user") -> Hit:
+    return Hit(
+        kind="turn",
+        text=text,
+        score=1.0,
+        id=str(author.rng.random()),
+        created_at=moment,
+        role=speaker,
+        name=person,
+    )
+
+
+def small_talk(author: Author) -> list[tuple[str, str]]:
+    """A short chat of lines without anything to note, as (role, text); for the base model's general English."""
+    lines: list[tuple[str, str]] = []
+    for _ in range(author.rng.randint(1, 3)):
+        lines.append(("user", author.small_talk()))
+        lines.append(("assistant", author.assistant() or author.rng.choice(chatter.AGREEING)))
+    return lines

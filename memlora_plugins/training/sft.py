@@ -1,0 +1,201 @@
+"""TRL's trainer with batches of similar length, and logits only where the loss needs them."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch.nn import functional
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from trl.trainer.sft_trainer import SFTTrainer
+
+from ..errors import TrainingError
+
+Tell = Callable[[int, int, float, float | None], None]
+"""(step, of how many, epoch, validation loss or None)"""
+
+_IGNORED = -100
+_SORTED_AT_ONCE = 50  # batches
+
+
+class LengthBuckets(Sampler[int]):
+    """Indices in an order in which each run of `batch_size` has similar `lengths`; another order in each epoch.
+
+    The order depends on `seed` and `epoch` alone, so that a resumed run goes on with the batches it had not seen.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + self.epoch)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        batches: list[list[int]] = []
+        for start in range(0, len(order), self._batch_size * _SORTED_AT_ONCE):
+            alike = order[start : start + self._batch_size * _SORTED_AT_ONCE]
+            alike.sort(key=lambda index: self._lengths[index])
+            batches += [alike[at : at + self._batch_size] for at in range(0, len(alike), self._batch_size)]
+        whole = len(self) // self._batch_size
+        for place in torch.randperm(whole, generator=generator).tolist():
+            yield from batches[place]
+        for rest in batches[whole:]:  # not among the others, or all after it would be cut elsewhere
+            yield from rest
+
+
+def collate(samples: Sequence[Mapping[str, Any]], padding: int) -> dict[str, torch.Tensor]:
+    """Samples as one batch, padded on the left: replies end together, and only the last columns need logits.
+
+    `labels` covers these columns: one more than the longest reply has tokens, the first of which is never learned.
+    """
+    width = max(len(sample["input_ids"]) for sample in samples)
+    wanted = 1 + max(sample["reply"] for sample in samples)
+    tokens = torch.full((len(samples), width), padding)
+    mask = torch.zeros((len(samples), width), dtype=torch.long)
+    labels = torch.full((len(samples), wanted), _IGNORED)
+    for row, sample in enumerate(samples):
+        ids = torch.tensor(sample["input_ids"])
+        tokens[row, width - len(ids) :] = ids
+        mask[row, width - len(ids) :] = 1
+        labels[row, wanted - sample["reply"] :] = ids[len(ids) - sample["reply"] :]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions, "labels": labels}
+
+
+def token_losses(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The loss of every token that a batch's labels may hold (rows by columns), 0 where they hold none."""
+    labels = batch["labels"]
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
+        use_cache=False,
+        logits_to_keep=labels.shape[1],
+    ).logits[:, :-1]
+    labels = labels[:, 1:]
+    learned = labels != _IGNORED
+    losses = functional.cross_entropy(logits[learned].float(), labels[learned], reduction="none")
+    return losses.new_zeros(labels.shape).masked_scatter(learned, losses)
+
+
+class ExpertTrainer(SFTTrainer):
+    """`SFTTrainer` with this library's batches, loss, validation and measurement of speed.
+
+    A validation's metrics are `eval_loss`, the mean over all reply tokens however they are batched, and what was
+    trained until then: `eval_trained_tokens` (of all processes, without padding) in `eval_trained_seconds`.
+    """
+
+    def __init__(self, *, tell: Tell, train_dataset: Any, **arguments: Any) -> None:
+        self._lengths = [len(ids) for ids in train_dataset["input_ids"]]
+        super().__init__(train_dataset=train_dataset, **arguments)
+        self.model_accepts_loss_kwargs = True  # so that `compute_loss` is told how many tokens a step learns
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Progress(self, tell))
+        self.trained_tokens = 0
+        self.trained_seconds = 0.0
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        self.order = LengthBuckets(self._lengths, step, self.args.seed)
+        return self.order
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        losses = token_losses(model, inputs)
+        self.trained_tokens += int(inputs["attention_mask"].sum())
+        # The count is that of the whole step, over all processes; their gradients are averaged.
+        loss: torch.Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"The loss became {loss.item()} in step {self.state.global_step + 1}.")
+        return loss
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        model = self.model_wrapped.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        count = 0
+        for batch in dataloader:
+            inputs = self._prepare_inputs(batch)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                losses = token_losses(model, inputs).sum(1)
+            tokens = (inputs["labels"][:, 1:] != _IGNORED).sum(1)
+            rows = self.accelerator.gather_for_metrics(torch.stack([losses, tokens], 1))
+            total += rows.cpu().double().sum(0)
+            count += len(rows)
+        trained = self.accelerator.reduce(torch.tensor(self.trained_tokens, device=self.args.device))
+        metrics = {
+            f"{metric_key_prefix}_loss": float(total[0] / total[1]),
+            f"{metric_key_prefix}_trained_tokens": int(trained),
+            f"{metric_key_prefix}_trained_seconds": self.trained_seconds,
+        }
+        if not math.isfinite(metrics[f"{metric_key_prefix}_loss"]):
+            raise FloatingPointError(f"The validation loss became {metrics[f'{metric_key_prefix}_loss']}.")
+        nothing: Any = ()
+        return EvalLoopOutput(predictions=nothing, label_ids=None, metrics=metrics, num_samples=count)
+
+    def create_model_card(self, *args: Any, **named: Any) -> None:
+        """None in checkpoints; the finished expert gets this library's."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir))
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
+            if self.args.should_save:
+                shutil.rmtree(folder / f"checkpoint-{self.state.global_step}", ignore_errors=True)
+            raise TrainingError(
+                f"The checkpoint of step {self.state.global_step} cannot be saved in {folder}: {error}. Earlier ones "
+                "are whole: make room, then train again with resume."
+            ) from error
+
+
+class _Progress(TrainerCallback):
+    """Tells the sampler its epoch, the clock what is training, and whoever listens how far it is."""
+
+    def __init__(self, trainer: ExpertTrainer, tell: Tell) -> None:
+        self._trainer = trainer
+        self._tell = tell
+        self._since = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        before = [entry for entry in state.log_history if "eval_loss" in entry]
+        if before and self._trainer.is_world_process_zero():  # the sum is over processes: count it once
+            self._trainer.trained_tokens = before[-1]["eval_trained_tokens"]
+        self._trainer.trained_seconds = before[-1]["eval_trained_seconds"] if before else 0.0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.order.epoch = int(state.epoch or 0)
+        self._since = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.trained_seconds += time.perf_counter() - self._since
+        self._since = time.perf_counter()
+        control.should_log = control.should_log or state.global_step >= state.max_steps
+        self._tell(state.global_step, state.max_steps, state.epoch, None)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        self._tell(state.global_step, state.max_steps, state.epoch, named["metrics"]["eval_loss"])
+        self._since = time.perf_counter()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._since = time.perf_counter()
