@@ -244,10 +244,7 @@ def from_settings(**explicit: Any) -> Core:
     """An open core with the parts that settings describe."""
     from .settings import load_settings
 
-    settings = load_settings(**explicit)
-    if settings.model is None:  # nano answers; what is not said otherwise is set as it can take it
-        unsaid = {name: value for name, value in nano.SETTINGS.items() if name not in settings.model_fields_set}
-        settings = settings.model_copy(update=unsaid)
+    settings = fitted(load_settings(**explicit))
     parts: list[Any] = []
     try:
         parts.extend((build_store(settings), build_embedder(settings), build_backend(settings)))
@@ -257,6 +254,14 @@ def from_settings(**explicit: Any) -> Core:
         raise
     store, embedder, backend = parts
     return _started(Core(backend, store, embedder, settings, portable=True))
+
+
+def fitted(settings: Settings) -> Settings:
+    """The settings as they are; where nano answers, what is not said otherwise is set as it can take it."""
+    if settings.model is not None:
+        return settings
+    unsaid = {name: value for name, value in nano.SETTINGS.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=unsaid)
 
 
 def _started(core: Core) -> Core:

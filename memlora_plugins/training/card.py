@@ -70,21 +70,21 @@ def metrics(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, str]:
-    """Versions of what trained it."""
+def versions() -> dict[str, str]:
+    """Those of what trains."""
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def readme(card: Mapping[str, Any]) -> str:
     """The card for people."""
     found, options = card["metrics"], card["options"]
-    what = "All weights of the model" if options["full"] else "A LoRA adapter for the model"
+    what = "The whole model, trained from" if options["full"] else "A LoRA adapter for the model"
     data = card["data"]
     lines = [
         f"# {card['expert']}",
         "",
-        f"{what} {card['base_model']}, trained by memlora_plugins. The base model's weights have the SHA-256",
-        f"`{card['base_sha256']}`; with others it does not work.",
+        f"{what} {card['base_model']}, whose weights have the SHA-256 `{card['base_sha256']}`.",
+        "Made by memlora_plugins.",
         "",
         *_table(
             ("", "training", "validation"),

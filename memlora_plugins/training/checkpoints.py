@@ -31,8 +31,8 @@ class Checkpoints:
             TrainingError: the folder cannot be written.
         """
         try:
-            if not resume:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            if not resume or self.last() is None:
+                self.remove()
             for left in self.folder.glob("checkpoint-*"):
                 if _state(left) is None:  # the process ended while it wrote this
                     shutil.rmtree(left)
@@ -55,6 +55,7 @@ class Checkpoints:
         return self.folder / f"checkpoint-{state['best_global_step']}"
 
     def remove(self) -> None:
+        """All of them, and the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

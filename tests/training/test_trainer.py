@@ -250,7 +250,7 @@ def test_the_papers_layers(tiny_model: TinyModel, tmp_path: Path, expert: Any, m
 def test_layers_outside_of_the_language_model_are_left_alone() -> None:
     from torch import nn
 
-    from memlora_plugins.training.trainer import _layers
+    from memlora_plugins.training.student import _layers
 
     class Seeing(nn.Module):
         def __init__(self) -> None:
@@ -264,6 +264,10 @@ def test_layers_outside_of_the_language_model_are_left_alone() -> None:
 
     assert _layers(Seeing(), "all-linear", Path("base")) == (["q_proj", "up_proj"], ["vision.q_proj"])
     assert _layers(Seeing(), ("up_proj",), Path("base")) == (["up_proj"], [])
+    empty = Seeing()
+    empty.text = nn.ModuleDict()
+    with pytest.raises(SettingsError, match=r"called all-linear\. It has none"):
+        _layers(empty, "all-linear", Path("base"))
 
 
 def test_one_shared_adapter_for_all(tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -275,7 +279,7 @@ def test_one_shared_adapter_for_all(tiny_model: TinyModel, tmp_path: Path) -> No
 def test_a_whole_model(tiny_model: TinyModel, tmp_path: Path) -> None:
     made = train("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "model", quick(full=True, learning_rate=1e-3))
     assert not {"optimizer.pt", "training_args.bin", "adapter_config.json"} & files(made.folder).keys()
-    assert "All weights" in (made.folder / "README.md").read_text()
+    assert "The whole model" in (made.folder / "README.md").read_text()
     backend = LocalBackend(made.folder)
     assert [backend.complete(question).text for question in questions(TRAIN)] == [sample.reply for sample in TRAIN]
     backend.close()
@@ -375,7 +379,7 @@ def test_a_killed_run_goes_on_to_the_same_result(
         train(*task, on_event=killed_at(step))
     assert not out.exists()
     torn = tmp_path / "out.checkpoints" / "checkpoint-99"  # a kill in the middle of writing one
-    torn.mkdir()
+    torn.mkdir(parents=True)
     (torn / "adapter_model.safetensors").write_bytes(b"half")
     (torn / "trainer_state.json").write_bytes(b'{"global_step": 9')
     events: list[TrainingEvent] = []
@@ -562,7 +566,7 @@ def with_content(text: str, conversation: str = "train Lisbon") -> Sample:
         (
             {"options": quick(target_modules=("q_proj", "nope", "lm_head"))},
             SettingsError,
-            "no linear layers called lm_head, nope. It has down_proj, .*all-linear",
+            "no linear layers to adapt called lm_head, nope. It has down_proj, gate_proj",
         ),
         ({"options": quick(learning_rate=1e30)}, TrainingError, "loss became (nan|inf).*Lower the learning rate"),
     ],
@@ -572,7 +576,7 @@ def test_bad_input_is_explained(
 ) -> None:
     with pytest.raises(error, match=told):
         start(tiny_model, tmp_path, **{"options": quick(max_steps=5)} | changed)
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_that_are_too_long_are_counted(tiny_model: TinyModel, tmp_path: Path) -> None:

@@ -102,10 +102,9 @@ def _generation(tasks: dict[str, TaskScores]) -> Table:
     rows = []
     for label, task in tasks.items():
         for kind, found in (("unseen values", task.generation), ("unseen questions", task.generation_phrasings)):
-            rows.append(
-                (label, kind, f"{found.accuracy:.3f}", f"{found.known:.3f}", f"{found.unknown:.3f}")
-            )  # fmt: skip
-    columns = ("", "text", "accuracy", "answer is there", "answer is not there")
+            by_kind = (f"{found.by_kind.get(name, 0.0):.3f}" for name in ("known", "changed", "unknown", "remark"))
+            rows.append((label, kind, f"{found.accuracy:.3f}", *by_kind))
+    columns = ("", "text", "all", "answer is there", "it changed", "it is not there", "no question")
     return Table("Generation: the wanted words", columns, tuple(rows))
 
 

@@ -173,10 +173,10 @@ class Author:
         text = self._joined(parts)
         return text.lower() if rng.random() < 0.04 and text.isascii() and not _has_names(told) else text
 
-    def small_talk(self) -> str:
-        """A message that tells nothing to note."""
+    def small_talk(self, *, questions: bool = True) -> str:
+        """A message that tells nothing to note; with `questions`, now and then one about what may be remembered."""
         rng = self.rng
-        if rng.random() < 0.2:
+        if questions and rng.random() < 0.2:
             return self.question(self.tell(rng.choice(self.relations), None, None))
         parts = [self._chatter() if rng.random() < 0.75 else rng.choice(chatter.NOISE)]
         if rng.random() < 0.3:
@@ -255,9 +255,12 @@ class Author:
 
 
 def _split(sentences: Sequence[str], held_out: int, *, held: bool) -> tuple[str, ...]:
-    """The sentences that are kept for the tests (the ones with the lowest hashes), or the others."""
-    ordered = sorted(sentences, key=lambda text: zlib.crc32(text.encode()))
-    return tuple(ordered[:held_out] if held else ordered[held_out:])
+    """The sentences that are kept for the tests (the ones with the lowest hashes), or the others.
+
+    The first one, which is the plainest, is always taught.
+    """
+    kept = sorted(sentences[1:], key=lambda text: zlib.crc32(text.encode()))[:held_out]
+    return tuple(text for text in sentences if (text in kept) == held)
 
 
 def _after_opener(opener: str, text: str) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,8 @@ from ...evaluation.pipeline import PipelineSummary, ablation, stages
 from ...files import write_whole
 from ...serving.base import Expert
 from ...training.dataset import Sample
-from ...training.options import TrainingOptions
-from ...training.trainer import Trained, TrainingEvent, train
+from ...training.options import Trained, TrainingOptions
+from ...training.trainer import TrainingEvent, train
 from . import blank, corpus, memories
 from .card import card
 from .conversations import conversation
@@ -75,9 +76,9 @@ class Recipe:
     """How much of everything. The defaults are nano's; tests make less of it."""
 
     seed: int = 7
-    base_samples: int = 36_000
+    base_samples: int = 32_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 16_000, "update": 10_000, "generation": 8_000}
+        default_factory=lambda: {"extraction": 10_000, "update": 6_000, "generation": 6_000}
     )
     validation_samples: int = 300
     test_samples: int = 500
@@ -145,7 +146,7 @@ class Kitchen:
         made.mkdir(parents=True, exist_ok=True)
         self._step("base", self._make_base)
         for expert in corpus.EXPERTS:
-            self._step(expert, lambda expert=expert: self._make_expert(expert, expert, self._lessons(expert)))
+            self._step(expert, partial(self._make_expert, expert))
         self._step(_SHARED, self._make_shared)
         scores = self._measure()
         write_whole(made / SCORES, scores.model_dump_json(indent=1) + "\n")
@@ -194,11 +195,13 @@ class Kitchen:
         check = corpus.samples(self.author("values", place + 1), expert, few, prefix=f"{expert}-check")
         return list(lessons), list(check)
 
-    def _make_expert(self, name: str, expert: Trained, lessons: tuple[list[Sample], list[Sample]]) -> dict[str, float]:
-        base = self._work / "nano" / "base"
-        figures = self._train(expert, base, *lessons, self._work / f"trained-{name}", self._recipe.expert)
-        kept = self._work if name == _SHARED else self._work / "nano"
-        blank.halve(self._work / f"trained-{name}", kept / name)
+    def _make_expert(self, expert: Expert) -> dict[str, float]:
+        return self._make_adapter(expert, self._lessons(expert), self._work / "nano" / expert)
+
+    def _make_adapter(self, expert: Trained, lessons: tuple[list[Sample], list[Sample]], out: Path) -> dict[str, float]:
+        trained = self._work / f"trained-{expert}"
+        figures = self._train(expert, self._work / "nano" / "base", *lessons, trained, self._recipe.expert)
+        blank.halve(trained, out)
         return figures
 
     def _make_shared(self) -> dict[str, float]:
@@ -206,7 +209,7 @@ class Kitchen:
         every = [self._lessons(expert) for expert in corpus.EXPERTS]
         lessons = [sample for train_samples, _ in every for sample in train_samples]
         check = [sample for _, check_samples in every for sample in check_samples]
-        return self._make_expert(_SHARED, _SHARED, (lessons, check))
+        return self._make_adapter(_SHARED, (lessons, check), self._work / _SHARED)
 
     def _train(
         self,
@@ -237,12 +240,12 @@ class Kitchen:
 
         made = self._work / "nano"
         base = made / "base"
-        adapters = {expert: str(made / expert) for expert in corpus.EXPERTS}
+        adapters: dict[str, str] = {expert: str(made / expert) for expert in corpus.EXPERTS}
         shared = str(self._work / _SHARED)
         variants: dict[str, dict[str, str]] = {
             "base": {},
             "experts": adapters,
-            "one shared adapter": dict.fromkeys(corpus.EXPERTS, shared),
+            "one shared adapter": dict.fromkeys(adapters, shared),
         }
         tasks = {}
         for label, chosen in variants.items():

@@ -47,11 +47,10 @@ class UpdateScores(_Scores):
 
 
 class GenerationScores(_Scores):
-    """Share of answers that are the wanted words; `known` where the memories tell, `unknown` where they do not."""
+    """Share of answers that are the wanted words, over all and by kind of question (`memories.Kind`)."""
 
     accuracy: float
-    known: float
-    unknown: float
+    by_kind: dict[str, float]
 
 
 def measure_extraction(backend: Backend, scenes: Sequence[Scene]) -> ExtractionScores:
@@ -123,8 +122,8 @@ def measure_generation(backend: Backend, queries: Sequence[Query]) -> Generation
         messages = generation.messages(query.question, query.memories, style, now=query.now)
         return Request("generation", messages, max_tokens=generation.MAX_TOKENS)
 
-    right: Counter[bool] = Counter()
-    wanted: Counter[bool] = Counter()
+    right: Counter[str] = Counter()
+    wanted: Counter[str] = Counter()
     unreadable = 0
     for query, reply in zip(queries, _ask(backend, queries, request), strict=True):
         try:
@@ -132,14 +131,13 @@ def measure_generation(backend: Backend, queries: Sequence[Query]) -> Generation
         except ReplyError:
             unreadable += 1
             answer = ""
-        wanted[query.known] += 1
-        right[query.known] += answer == normalise(query.answer)
+        wanted[query.kind] += 1
+        right[query.kind] += answer == normalise(query.answer)
     return GenerationScores(
         samples=len(queries),
         unreadable=unreadable,
         accuracy=right.total() / wanted.total(),
-        known=right[True] / wanted[True] if wanted[True] else 0.0,
-        unknown=right[False] / wanted[False] if wanted[False] else 0.0,
+        by_kind={kind: right[kind] / count for kind, count in sorted(wanted.items())},
     )
 
 

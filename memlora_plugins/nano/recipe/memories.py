@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 from ...experts.rules import Decision
 from ...types import Hit, Role
@@ -16,6 +17,17 @@ from .relation import Relation, slots
 
 _DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
 _CASES = (("changed", 30), ("another", 14), ("same", 16), ("detail", 8), ("less", 5), ("over", 15), ("new", 12))
+
+
+NOTED = "I will remember that."
+"""The answer to what tells something and asks nothing."""
+ONLY_MEMORY = "I can only tell what I remember."
+"""The answer to small talk and to requests."""
+
+Kind = Literal["known", "changed", "unknown", "remark"]
+"""Whether the memories answer a question, once did otherwise, do not, or whether it is none."""
+
+_KINDS: tuple[tuple[Kind, int], ...] = (("known", 48), ("changed", 16), ("unknown", 16), ("remark", 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +47,7 @@ class Query:
     memories: tuple[Hit, ...]
     now: datetime
     answer: str
-
-    @property
-    def known(self) -> bool:
-        """Whether the memories tell the answer."""
-        return self.answer != UNKNOWN
+    kind: Kind
 
 
 def bank(author: Author) -> Bank:
@@ -108,7 +116,7 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
 
 
 def query(author: Author, *, held_out: bool = False) -> Query:
-    """A question about one fact among others; one in five finds no answer. `held_out`: in words unseen in training."""
+    """A question about one fact among others, or a remark. `held_out`: in words unseen in training."""
     rng = author.rng
     person = author.person()
     now = author.moment() + timedelta(days=200)
@@ -120,15 +128,20 @@ def query(author: Author, *, held_out: bool = False) -> Query:
         question = to_third(question, person)
     hits: list[Hit] = []
     answer = told.answer
-    kind = rng.choices(("known", "changed", "unknown"), (60, 20, 20))[0]
-    if kind != "unknown":
+    kinds, weights = zip(*_KINDS, strict=True)
+    kind: Kind = rng.choices(kinds, weights)[0]
+    if kind in ("known", "changed"):
         moment = _before(rng, now, 100)
         if kind == "changed" and not asked.many:
             earlier = author.another(told, slots(asked.answer) - {"n"})
             hits += _hits(author, earlier, person, _before(rng, moment, 80), turn_only=True)
         hits += _hits(author, told, person, moment)
-    else:
+    elif kind == "unknown":
         answer = UNKNOWN
+    elif rng.random() < 0.65:
+        question, answer = author.say([told]), NOTED
+    else:
+        question, answer = author.small_talk(questions=False), ONLY_MEMORY
     for relation in others:
         if relation.name != asked.name:
             moment = _before(rng, now, 180)
@@ -142,7 +155,7 @@ def query(author: Author, *, held_out: bool = False) -> Query:
     if rng.random() < 0.15 and (line := author.assistant()):
         hits.append(_turn(author, line, None, _before(rng, now, 180), speaker="assistant"))
     rng.shuffle(hits)
-    return Query(question, tuple(hits), now, answer)
+    return Query(question, tuple(hits), now, answer, kind)
 
 
 def _before(rng: random.Random, moment: datetime, days: int) -> datetime:

@@ -1104,6 +1104,12 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         said=(
             "I live in {city}",
+            "I moved to {city}",
+            "I've moved to {city}",
+            "I just moved to {city}",
+            "We moved to {city} and live there now",
+            "I've relocated to {city}",
+            "I now live in {city}",
             "I'm based in {city}",
             "My home is in {city} these days",
             "{city} is home for me",
