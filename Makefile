@@ -4,7 +4,7 @@
 # TORCH           installed before anything else, so that a chosen build is never replaced by a larger one
 # TORCH_PIP_ARGS  extra arguments for that one installation (where your torch build comes from)
 # VLLM_PACKAGE    the model server; on a GPU machine: make serve VLLM_PACKAGE=vllm
-# ARGS            passed on by test, bench, demo and serve
+# ARGS            passed on by demo, nano, test, bench and serve
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -22,7 +22,7 @@ PIP := -m pip --disable-pip-version-check --quiet
 export MEMLORA_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo test lint format types bench serve clean
+.PHONY: help install install-vllm demo nano test lint format types bench serve clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,6 +33,9 @@ install-vllm: $(VLLM_VENV)/.installed ## The model server, in .venv-vllm
 
 demo: install ## Remember an example conversation, offline, and show what was kept and found
 	$(BIN)/memlora demo $(ARGS)
+
+nano: install ## The model that ships, made anew (an hour on 2 cores): make nano ARGS="--dialogues FILE.csv"
+	$(BIN)/python -m memlora_plugins.nano.recipe.make $(ARGS)
 
 test: install install-vllm lint types bench ## Everything: style, types, measured bars, tests with coverage
 	$(BIN)/pytest --ignore=tests/benchmarks --cov --cov-report=term $(ARGS)

@@ -22,7 +22,8 @@ Made by `make nano`; this card and `scores.json` are written by the same command
 
 ## What it is made of
 
-- Architecture: Qwen2, 4 layers of 256, vocabulary of 4,096 (byte-level BPE of its own, digits apart), context 2,048.
+- Architecture: Qwen2, 4 layers of 256, vocabulary of 4,096 (byte-level BPE of its own), context 4,096; it begins with
+  an induction head (`recipe/blank.py`).
   The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
   names and nouns from open pools, half of the names invented. Base: {base_samples:,} samples of the three tasks, mostly
@@ -43,7 +44,8 @@ facts: where that matters, use a student of a billion parameters or more, traine
 
 Text that is not in the training data. *Unseen values*: names and nouns that fill no slot in training. *Unseen
 phrasings*: sentences that are not in training. A fact counts if it is the wanted words (case and spacing aside). The
-base is asked with the full prompts, the experts with the short ones.
+base is asked with the full prompts, the experts with the short ones. The shared adapter has the rank of one expert and
+was trained on a third of the samples of each.
 """
 
 
