@@ -26,16 +26,23 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                row = json.loads(line)
+                row = _json(file, number, line)
                 if not isinstance(row, dict):
                     raise InvalidInputError(f"{file}, line {number}: a JSON object is needed, one per line.")
                 yield number, row
     except OSError as error:
         raise InvalidInputError(f"{file} cannot be read: {error.strerror}.") from error
-    except json.JSONDecodeError as error:
-        raise InvalidInputError(f"{file}, line {number}: not JSON ({error.msg}).") from error
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{file} is not UTF-8 text.") from error
+
+
+def _json(file: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInputError(f"{file}, line {number}: not JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without an end
+        raise InvalidInputError(f"{file}, line {number}: not JSON that can be read ({error}).") from error
 
 
 def is_export(row: Mapping[str, Any]) -> bool:

@@ -258,7 +258,7 @@ def from_settings(**explicit: Any) -> Core:
 
 def fitted(settings: Settings) -> Settings:
     """The settings as they are; where nano answers, what is not said otherwise is set as it can take it."""
-    if settings.model is not None:
+    if settings.model is not None or not settings.has_model:
         return settings
     unsaid = {name: value for name, value in nano.SETTINGS.items() if name not in settings.model_fields_set}
     return settings.model_copy(update=unsaid)

@@ -54,9 +54,9 @@ class Memory:
     def open(cls, **settings: Any) -> Memory:
         """Open a memory from settings: explicit arguments first, then `MEMLORA_*` environment variables.
 
-        Without arguments: an embedded store in `./.memlora`, MiniLM and nano (the small model of this package) in
-        process. `model="none"` keeps and searches turns without distilling them. See `Settings` for every argument and
-        its default. A folder that is already open in this process is shared.
+        Without arguments: an embedded store in `./.memlora`, MiniLM in process, and nano, the small model of this
+        package, where its weights are there; without a model turns are kept and searched but not distilled. See
+        `Settings` for every argument and its default. A folder that is already open in this process is shared.
 
         Raises:
             SettingsError: an unusable argument. StoreLockedError: another process holds the folder.

@@ -14,6 +14,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
+from . import nano
 from .addresses import checked_address
 from .errors import SettingsError
 
@@ -57,8 +58,9 @@ class Settings(BaseSettings):
     api: Literal["vllm", "openai"] = "vllm"
     """What speaks at `base_url`: vLLM with LoRA adapters, or any OpenAI-compatible endpoint."""
     model: str | None = None
-    """Name of the base model on the server, or its folder when it runs in process. None: nano, the small model that
-    ships with the package; `"none"`: no model, so that turns are kept and searched, and distilled some other day."""
+    """Name of the base model on the server, or its folder when it runs in process. None: nano, the small model of
+    this package, where its weights are there; `"none"`: no model, so that turns are kept and searched, and distilled
+    some other day."""
     adapters: dict[str, str] = Field(default_factory=dict)
     """Expert name to adapter: a folder, or the name of one that the server already serves."""
     api_key: SecretStr | None = None
@@ -113,14 +115,16 @@ class Settings(BaseSettings):
 
     @property
     def has_model(self) -> bool:
-        """False where `model="none"` asks for none."""
-        return self.base_url is not None or self.model != NO_MODEL
+        """False where `model="none"` asks for none, or none is named and nano's weights are not there."""
+        if self.base_url is not None:
+            return True
+        return nano.shipped() if self.model is None else self.model != NO_MODEL
 
     def portable(self) -> dict[str, Any]:
         """The settings as plain values, without secrets: what serialization stores. The embedded store's folder is
         absolute: whoever reopens it may work in another one.
         """
-        values = self.model_dump(exclude=set(SECRETS), exclude_defaults=True)
+        values = self.model_dump(exclude=set(SECRETS), exclude_unset=True)
         if self.qdrant_url is None:
             values["path"] = self.path.absolute()
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

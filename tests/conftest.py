@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from fake_server import FakeModelServer
+from servers import real_vllm
 from tiny_model import TinyModel, make_tiny_model
 
-from memlora_plugins.errors import MissingDependencyError, ServerStartError
+from memlora_plugins import nano
 from memlora_plugins.serving.server import VLLMServer
 
 
@@ -17,6 +17,20 @@ from memlora_plugins.serving.server import VLLMServer
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     """A random-weight base model and its `extraction`, `update` and `generation` adapters, as folders."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture
+def tiny_nano(tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> TinyModel:
+    """Has the tiny model run where nano would: what runs by default, without nano's weights."""
+    monkeypatch.setattr(nano, "BASE", tiny_model.path)
+    monkeypatch.setattr(nano, "ADAPTERS", {expert: str(folder) for expert, folder in tiny_model.adapters.items()})
+    return tiny_model
+
+
+@pytest.fixture
+def no_nano(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package without nano's weights, whether or not somebody made them here."""
+    monkeypatch.setattr(nano, "BASE", tmp_path_factory.mktemp("no-nano"))
 
 
 @pytest.fixture
@@ -28,16 +42,7 @@ def fake_server() -> Iterator[FakeModelServer]:
 
 @pytest.fixture(scope="session")
 def vllm_server(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
-    """The real vLLM server of this test run, over `tiny_model` with its three adapters under their experts' names.
-
-    Skips where vLLM is not installed or cannot start, unless MEMLORA_REQUIRE_VLLM=1, which makes that a failure.
-    """
-    try:
-        log = tmp_path_factory.mktemp("vllm") / "server.log"
-        server = VLLMServer(tiny_model.path, dict(tiny_model.adapters), served_model_name="tiny", log_file=log).start()
-    except (MissingDependencyError, ServerStartError) as error:
-        if os.environ.get("MEMLORA_REQUIRE_VLLM") == "1":
-            raise
-        pytest.skip(f"no vLLM server: {error}")
-    yield server
-    server.stop()
+    """The real vLLM server of this test run, over `tiny_model` with its three adapters; see `servers.real_vllm`."""
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    with real_vllm(tiny_model.path, tiny_model.adapters, name="tiny", log_file=log) as server:
+        yield server

@@ -23,6 +23,8 @@ def test_lines_are_numbered_and_blank_ones_skipped(tmp_path: Path) -> None:
     [
         (b'{"a": 1}\n{"a":', "line 2: not JSON"),
         (b"[1]\n", "line 1: a JSON object is needed"),
+        (b'{"a": ' * 50_000, "line 1: not JSON that can be read"),
+        (b'{"a": 1' + b"0" * 9_999 + b"}", "line 1: not JSON that can be read"),
         (b"\xff\xfe{}", "not UTF-8"),
     ],
 )

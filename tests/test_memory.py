@@ -452,7 +452,7 @@ def test_a_failing_embedder_keeps_the_words_and_says_so(tmp_path: Path) -> None:
 
 
 def test_without_a_model_everything_is_kept_and_the_way_on_is_named(tmp_path: Path) -> None:
-    with Memory.open(path=tmp_path / "m") as memory:
+    with Memory.open(path=tmp_path / "m", model="none") as memory:
         result = memory.add([said("I moved to Lisbon in May.")], scope=ANA)
         assert len(result.pending) == 1
         assert isinstance(result.errors[0].error, BackendNotConfiguredError)
@@ -463,6 +463,19 @@ def test_without_a_model_everything_is_kept_and_the_way_on_is_named(tmp_path: Pa
             memory.answer("Where do I live?", scope=ANA)
         with pytest.raises(BackendNotConfiguredError):
             list(memory.stream("Where do I live?", scope=ANA))
+
+
+def test_answers_are_given_from_a_context_of_their_own_size(tmp_path: Path) -> None:
+    backend = FakeBackend(generation=lambda request: "In Lisbon.")
+    parts = {"store": EdgeFactStore(tmp_path), "embedder": WordEmbedder()}
+    with Memory(backend=backend, settings=Settings(answer_budget=64), **parts) as memory:
+        memory.add([said(f"Line {n} about the house in Lisbon") for n in range(40)], scope=ANA, distil=False)
+        for budget in (None, 400):
+            memory.answer("Which house?", scope=ANA, token_budget=budget)
+        list(memory.stream("Which house?", scope=ANA))
+        short, wide, streamed = (user_line(request).count("about the house") for request in backend.requests)
+        assert 0 < short == streamed < wide
+        assert memory.context("Which house?", scope=ANA).count("about the house") == 40  # its budget is another
 
 
 # --- in the background -----------------------------------------------------------------------------------------------
@@ -831,7 +844,7 @@ async def test_a_part_that_fails_to_close_does_not_keep_the_folder(tmp_path: Pat
 
 def test_a_pickle_finds_its_folder_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with Memory.open() as memory:
+    with Memory.open(model="none") as memory:
         memory.add([said("I like tea")], scope=ANA, distil=False)
         stored = pickle.dumps(memory)
     (tmp_path / "elsewhere").mkdir()
@@ -841,7 +854,7 @@ def test_a_pickle_finds_its_folder_from_anywhere(tmp_path: Path, monkeypatch: py
 
 
 def test_a_folder_open_twice_in_one_process_is_shared(tmp_path: Path) -> None:
-    with Memory.open(path=tmp_path / "m") as one, Memory.open(path=tmp_path / "m") as two:
+    with Memory.open(path=tmp_path, model="none") as one, Memory.open(path=tmp_path, model="none") as two:
         one.add([said("I like tea")], scope=ANA, distil=False)
         assert two.turns(scope=ANA) == one.turns(scope=ANA) != []
         one.close()
@@ -849,7 +862,7 @@ def test_a_folder_open_twice_in_one_process_is_shared(tmp_path: Path) -> None:
 
 
 def test_an_opened_memory_travels_as_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Memory.open(path=tmp_path / "m", token_budget=99, qdrant_api_key="s3cret") as memory:
+    with Memory.open(path=tmp_path / "m", model="none", token_budget=99, qdrant_api_key="s3cret") as memory:
         memory.add([said("I like tea")], scope=ANA, distil=False)
         stored = pickle.dumps(memory)
         assert b"s3cret" not in stored
@@ -925,7 +938,7 @@ async def test_both_doors_of_one_memory_share_everything(memory: Memory) -> None
 
 
 async def test_open_is_a_coroutine_and_reopens_from_its_pickle(tmp_path: Path) -> None:
-    async with await AsyncMemory.open(path=tmp_path / "m") as memory:
+    async with await AsyncMemory.open(path=tmp_path / "m", model="none") as memory:
         await memory.add([said("I like tea")], scope=ANA, distil=False)
         async with pickle.loads(pickle.dumps(memory)) as copied:
             assert len(await copied.turns(scope=ANA)) == 1

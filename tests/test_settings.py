@@ -47,6 +47,31 @@ def test_mistakes_are_named_and_secrets_are_not_repeated(values: dict[str, objec
     assert "s3cret" not in str(caught.value)
 
 
+def test_there_is_a_model_where_one_is_named_or_nano_is_there(
+    tiny_nano: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_settings().has_model
+    assert load_settings(model="folder").has_model
+    assert not load_settings(model="none").has_model
+    assert load_settings(model="none", base_url="http://127.0.0.1:1").has_model  # a server may call its model so
+    with monkeypatch.context() as without:
+        without.setattr("memlora_plugins.nano.BASE", tmp_path)
+        assert not load_settings().has_model
+        assert load_settings(model="folder").has_model
+    monkeypatch.setenv("MEMLORA_MODEL", "none")
+    assert not load_settings().has_model
+
+
+def test_what_was_said_travels_even_where_it_is_the_default() -> None:
+    assert load_settings(model="none", token_budget=800).portable().keys() == {"path", "model", "token_budget"}
+
+
+@pytest.mark.parametrize("budget", [0, 15, "much"])
+def test_an_answer_budget_that_holds_nothing_is_refused(budget: object) -> None:
+    with pytest.raises(SettingsError, match="answer_budget"):
+        load_settings(answer_budget=budget)
+
+
 def test_adapters_in_the_environment_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMLORA_ADAPTERS", "extraction=experts/extraction")
     with pytest.raises(SettingsError, match="MEMLORA_ADAPTERS is not JSON"):

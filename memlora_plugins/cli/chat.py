@@ -19,15 +19,15 @@ _HELP = "/facts  /search WORDS  /erase  /quit (or Ctrl-D)"
 
 @command
 def chat(*, who: Who, place: Place, model: Model) -> None:
-    """Talk; what you say is remembered. `--model none` only keeps and searches."""
+    """Talk; what you say is remembered. Without a model it only remembers and searches."""
     out = console()
     with opened(place, model) as memory:
         out.print(f"Memory of {who.scope}. {_HELP}")
         answers = memory.settings.has_model
         if not answers:
             out.print(
-                "No model answers: lines are kept and searched, and facts wait to be distilled. Start without "
-                "--model none for nano, or with --base-url and --model (see `memlora serve --help`)."
+                "No model answers: lines are kept and searched, and facts wait to be "
+                "distilled. Start with --base-url and --model (see `memlora serve --help`) for both."
             )
         while True:
             try:

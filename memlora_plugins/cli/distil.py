@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .evaluate import Api, Embedder, EmbedderUrl, Stage
 from .options import Json, command
 from .output import complain, console, print_json, progress, table
 
@@ -24,21 +25,6 @@ if TYPE_CHECKING:
 _TEACHER = "The teacher"
 _SPLITS = "Splits: conversations, separated by commas or in repeated options"
 _COST = "Prices"
-
-
-class Api(StrEnum):
-    """What speaks at the address."""
-
-    openai = "openai"
-    vllm = "vllm"
-
-
-class Trained(StrEnum):
-    """An expert to make samples for."""
-
-    extraction = "extraction"
-    update = "update"
-    generation = "generation"
 
 
 class Style(StrEnum):
@@ -90,7 +76,7 @@ def distil(
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls at once.", rich_help_panel=_TEACHER)] = 8,
     expert: Annotated[
-        list[Trained] | None, typer.Option(help="Samples for this expert only. Repeatable.", show_default="all")
+        list[Stage] | None, typer.Option(help="Samples for this expert only. Repeatable.", show_default="all")
     ] = None,
     use_observations: Annotated[
         bool,
@@ -108,12 +94,8 @@ def distil(
     unanswerable: Annotated[
         bool, typer.Option("--unanswerable", help="Also teach to say that it is not known.")
     ] = False,
-    embedder: Annotated[
-        str | None, typer.Option(envvar="MEMLORA_EMBEDDER", help="Embedder.", show_default="all-MiniLM-L6-v2")
-    ] = None,
-    embedder_url: Annotated[
-        str | None, typer.Option(envvar="MEMLORA_EMBEDDER_URL", help="An OpenAI-compatible embedding server.")
-    ] = None,
+    embedder: Embedder = None,
+    embedder_url: EmbedderUrl = None,
     conversation: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Only these conversations.", rich_help_panel=_SPLITS)
     ] = None,
@@ -143,6 +125,7 @@ def distil(
     from ..core import build_embedder
     from ..evaluation.conversations import load_conversations
     from ..settings import load_settings
+    from ..training.identity import digest
 
     parts = _parts(
         load_conversations(file), conversation, {"train": train, "validation": validation, "test": test}, out
@@ -158,10 +141,14 @@ def distil(
     )
     extra = _object(extra_body)
     teacher = _teacher(settings, structured_output, extra) if settings.base_url else None
-    wanted = [one.value for one in expert or Trained if teacher or expert or one is not Trained.update]
-    how = "" if structured_output is Structure.json_schema else structured_output.value
-    how += jsonlib.dumps(extra, sort_keys=True) if extra else ""
-    named = f"{settings.model} {how}" if how else settings.model  # asked in another way, a call is another one
+    wanted = [one.value for one in expert or Stage if teacher or expert or one is not Stage.update]
+    if "update" not in wanted and not expert:
+        complain("without a teacher there are no samples of update")
+    named = settings.model or ""  # as the record of calls has it: asked in another way, a call is another one
+    if structured_output is not Structure.json_schema:
+        named += f" {structured_output.value}"
+    if extra:
+        named += f" {digest(extra)[:12]}"  # not the fields themselves: one may be a key
     with ExitStack() as ending:
         used = build_embedder(settings)
         ending.callback(used.close)

@@ -41,7 +41,7 @@ _EXTRAS = {
     "cli": ("rich", "typer"),
 }
 _EXPERTS = ("extraction", "update", "generation")
-_NO_MODEL = "leave --model out for nano, name a folder to run another in process, or a server with --base-url"
+_NO_MODEL = "--base-url and --model name a server (`memlora serve` starts one); --model alone, a folder to run here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,12 @@ def doctor(
     model: Model,
 ) -> None:
     """Say what is missing and how to get it. Exit code 1 if something configured does not work."""
+    from ..core import fitted
     from ..settings import load_settings
 
     checks = list(_packages())
     try:
-        settings = load_settings(**explicit(place, model), resume=False)
+        settings = fitted(load_settings(**explicit(place, model), resume=False))
     except SettingsError as error:
         checks.append(Check("settings", "problem", str(error), "correct the option or the MEMLORA_* variable it names"))
     else:

@@ -34,6 +34,14 @@ class Measure(StrEnum):
     contains = "contains"
 
 
+class Stage(StrEnum):
+    """An operation of a conversational memory, and the expert for it."""
+
+    extraction = "extraction"
+    update = "update"
+    generation = "generation"
+
+
 class Api(StrEnum):
     """What speaks at the address."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ..errors import MemloraError
+from ..errors import MemloraError, SettingsError
 from ..types import Scope
 from .output import complain
 
@@ -169,6 +169,21 @@ def adapters(given: list[str] | None) -> dict[str, str] | None:
     return pairs
 
 
+@contextmanager
+def named_if_unusable() -> Iterator[None]:
+    """Name the first option that one of the library's groups of options refuses."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        told = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:
+            told = f"{'.'.join(map(str, first['loc']))}: {told}"
+        raise SettingsError(f"Unusable option. {told}.") from error
+
+
 def explicit(place: Place, model: Model | None = None) -> dict[str, Any]:
     """What the options set, under the names of `Settings`; what they leave open is left to the environment."""
     values: dict[str, Any] = {part.name: getattr(place, part.name) for part in fields(Place)}
@@ -180,8 +195,12 @@ def explicit(place: Place, model: Model | None = None) -> dict[str, Any]:
 
 @contextmanager
 def opened(place: Place, model: Model | None = None, **settings: Any) -> Iterator[Memory]:
-    """The memory that the options describe, closed afterwards."""
+    """The memory that the options describe, closed afterwards. Without `model`, no expert is going to be asked."""
     from ..memory import Memory
+    from ..settings import NO_MODEL
+
+    if model is None:
+        settings["model"] = NO_MODEL
 
     with Memory.open(**explicit(place, model), **settings) as memory:
         yield memory

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import SettingsError
 from . import train_search
-from .options import Json, command
+from .options import Json, command, named_if_unusable
 from .output import console, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -175,17 +174,12 @@ def train(
 def _train(
     expert: Trained, base: str, data: Path, validation: Path, out: Path, hyper: dict[str, Any], resume: bool
 ) -> TrainedExpert:
-    from pydantic import ValidationError
-
     from ..training import trainer
     from ..training.dataset import read_samples
     from ..training.options import TrainingOptions
 
-    try:
+    with named_if_unusable():
         options = TrainingOptions(**{name: value for name, value in hyper.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"Unusable option. {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     with progress() as bar:
         task = bar.add_task(f"training {expert.value}", total=None)
 

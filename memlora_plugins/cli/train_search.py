@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import SettingsError
-from .evaluate import Concurrency, Embedder, EmbedderUrl, Measure, Metric, opener, print_tables
-from .options import Json, command
+from .evaluate import Concurrency, Embedder, EmbedderUrl, Measure, Metric, Stage, opener, print_tables
+from .options import Json, command, named_if_unusable
 from .output import complain, console, print_json, progress
 
 _DATA = "What is learned from"
 _GRID = "What is tried"
 _TRAINING = "How each is trained"
 _SERVER = "Where pipelines are measured"
-
-
-class Stage(StrEnum):
-    """An expert to search for."""
-
-    extraction = "extraction"
-    update = "update"
-    generation = "generation"
 
 
 @command
@@ -85,11 +75,21 @@ def search(
         int | None, typer.Option(min=1, help="LoRA's.", show_default="8", rich_help_panel=_TRAINING)
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(min=1, help="LoRA's.", show_default="16", rich_help_panel=_TRAINING)
+        int | None, typer.Option(min=1, help="LoRA's.", show_default="16", rich_help_panel=_TRAINING)
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of every run.", show_default="7", rich_help_panel=_TRAINING)
     ] = None,
+    device_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Samples at once, to need less memory.", show_default="all", rich_help_panel=_TRAINING
+        ),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Less memory, more time.", rich_help_panel=_TRAINING),
+    ] = False,
     base_url: Annotated[
         str | None,
         typer.Option(help="A vLLM server of the same base model, instead of in process.", rich_help_panel=_SERVER),
@@ -109,8 +109,6 @@ def search(
     Every finished run is a line of OUT/runs.jsonl; run the same again after an interruption and it goes on there. The
     held-out conversations are asked once, at the end.
     """
-    from pydantic import ValidationError
-
     from ..core import build_embedder
     from ..evaluation.conversations import chosen, load_conversations
     from ..evaluation.metrics import METRICS
@@ -129,16 +127,14 @@ def search(
         "rank": rank,
         "alpha": alpha,
         "seed": seed,
+        "device_batch_size": device_batch_size,
+        "gradient_checkpointing": gradient_checkpointing,
     }
     experts = tuple(one.value for one in expert or Stage)
     given: dict[str, Any] = {"learning_rates": learning_rate, "batch_sizes": batch_size, "experts": experts, "top": top}
     given |= {"tolerance": tolerance, "concurrency": concurrency}
-    try:
-        training = TrainingOptions(**_said(hyper))
-        options = SearchOptions(training=training, **_said(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"Unusable option. {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    with named_if_unusable():
+        options = SearchOptions(training=TrainingOptions(**_said(hyper)), **_said(given))
     talks = load_conversations(conversations)
     samples = {
         split: {stage: read_samples(data / split / f"{stage}.jsonl") for stage in experts}

@@ -86,10 +86,11 @@ def import_(
     settings = load_settings(**explicit(place, model))
     named = settings.model is not None and settings.has_model
     wanted = named if distil is None else distil
-    if distil is None and not named:
+    if distil is None and settings.model is None:
+        then = "nano does it (see its card)" if settings.has_model else "they wait for one: `memlora doctor --flush`"
         complain(
             "note: no model is named, so turns are kept and searchable, but no facts are distilled. "
-            "With --distil, nano does it (see its card for what it knows)."
+            f"With --distil, {then}."
         )
     with opened(place, model, resume=False) as memory:
         if locomo is not None:

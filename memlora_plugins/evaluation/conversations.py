@@ -11,14 +11,14 @@ from typing import Any
 
 from ..conversation_file import chat_message, is_export, rows
 from ..errors import InvalidInputError
-from ..types import Message, Scope
+from ..types import Message, Scope, clean_text
 from . import locomo
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question about a conversation. `answer` is None where the conversation does not tell it; `category` is
-    LoCoMo's (`locomo.CATEGORIES`), None elsewhere; `evidence` are ids of messages."""
+    LoCoMo's (`locomo.CATEGORIES`) or the file's own, None where it names none; `evidence` are ids of messages."""
 
     text: str
     answer: str | None = None
@@ -28,7 +28,7 @@ class Question:
     @property
     def answerable(self) -> bool:
         """Whether the conversation tells the answer: it has one, and it is not one of LoCoMo's adversarial ones."""
-        return self.answer is not None and (self.category is None or self.category in locomo.ANSWERABLE)
+        return self.answer is not None and self.category != locomo.ADVERSARIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ def load_conversations(path: str | PathLike[str]) -> list[Conversation]:
         {"question": "Where does Ana live?", "answer": "Lisbon", "evidence": ["m1"], "conversation": "c1"}
 
     Only `role` and `content`, or `question`, are needed. `conversation` is by default the file's name without its
-    ending; `answer` is left out where the conversation does not tell it; `category` is LoCoMo's number.
+    ending; `answer` is left out where the conversation does not tell it; `category` is a number, 1 to 5 are LoCoMo's
+    (`locomo.CATEGORIES`).
 
     Raises:
         InvalidInputError: the file cannot be read, is neither, holds no message, or names a conversation twice; the
@@ -137,7 +138,10 @@ def _locomo(file: Path) -> list[Conversation]:
         found[read.sample_id] = Conversation(
             read.sample_id,
             tuple(locomo.messages(read)),
-            tuple(Question(one.text, one.answer, one.category, one.evidence) for one in read.questions),
+            tuple(
+                Question(clean_text(one.text), one.answer and clean_text(one.answer), one.category, one.evidence)
+                for one in read.questions
+            ),
             tuple(WrittenFact(fact.text, fact.dia_ids, fact.speaker) for fact in read.facts),
         )
     return list(found.values())
@@ -194,5 +198,5 @@ def _question(file: Path, number: int, row: Mapping[str, Any]) -> Question:
         raise wrong("category", "a whole number")
     if not isinstance(evidence, list) or not all(isinstance(id, str) for id in evidence):
         raise wrong("evidence", "a list of message ids")
-    said = None if answer is None or not str(answer).strip() else str(answer).strip()
-    return Question(text.strip(), said, category, tuple(evidence))
+    said = "" if answer is None else clean_text(str(answer)).strip()
+    return Question(clean_text(text).strip(), said or None, category, tuple(evidence))

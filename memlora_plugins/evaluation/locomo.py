@@ -21,6 +21,7 @@ from ..types import Message
 
 CATEGORIES: Mapping[int, str] = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 ANSWERABLE = (1, 2, 3, 4)
+ADVERSARIAL = 5
 
 _SESSION = re.compile(r"session_(\d+)")
 _DATED = re.compile(r"session_(\d+)_date_time")
@@ -124,8 +125,8 @@ def read(path: str | PathLike[str]) -> Loaded:
     """`load`, with a report."""
     file = Path(path)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(data, list):
         raise InvalidInputError(f"{file} is not a LoCoMo file: it must hold a list of conversations.")

@@ -29,9 +29,9 @@ class UnconfiguredBackend:
 
     def _refuse(self, request: Request) -> NoReturn:
         raise BackendNotConfiguredError(
-            f"This memory was opened without a model, so the {request.expert} expert cannot answer. Leave model= out "
-            "to run nano, name a folder to run another model in process, or pass base_url= and model= (a vLLM server, "
-            "see `memlora serve`); what was said is kept, and flush() distils it then."
+            f"No model is configured, so the {request.expert} expert cannot answer. Pass base_url= and model= (a vLLM "
+            "server, see `memlora serve`), or model= with a folder to run one in process; what was said is kept, and "
+            "flush() distils it then."
         )
 
     def describe(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,6 +21,12 @@ PAPER_TARGETS: Mapping[Trained, TargetModules] = {
     "shared": "all-linear",
 }
 """The layers each expert adapts; what is shared must do what the most demanding of them does."""
+
+
+MACHINE_OPTIONS = frozenset({"device", "threads", "device_batch_size", "gradient_checkpointing"})
+"""Options that change how fast the same result is reached: work may be resumed with others."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingOptions(BaseModel):
@@ -54,7 +60,7 @@ class TrainingOptions(BaseModel):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     max_grad_norm: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=16, ge=1)
     device_batch_size: int | None = Field(default=None, ge=1)
@@ -72,6 +78,8 @@ class TrainingOptions(BaseModel):
     def _fits(self) -> TrainingOptions:
         if self.device_batch_size is not None and self.batch_size % self.device_batch_size:
             raise ValueError("batch_size must be a multiple of device_batch_size")
+        if self.target_modules == ():
+            raise ValueError("target_modules must name at least one layer")
         return self
 
     def targets(self, expert: Trained) -> TargetModules:

@@ -26,6 +26,7 @@ from .card import samples_sha256
 from .dataset import Sample, check_splits
 from .identity import check_same, conversation_row, digest
 from .journal import Journal
+from .options import MACHINE_OPTIONS
 from .runs import Configuration, Pipeline, Run, SearchOptions, SearchReport, Split, Stage, label
 from .trainer import train
 
@@ -218,7 +219,7 @@ class _Search:
             settings=material.settings,
             concurrency=self._options.concurrency,
             progress=lambda done, total: self._on_step(f"{label(pipeline)}: {split}", done, total),
-        )
+        ).model_copy(update={"backend": label(pipeline)})  # its own words name folders of this machine
         name = "_".join(f"{stage}-{configuration}" for stage, configuration in pipeline.items()) or "base"
         details = self._out / split / f"{name}.json"
         _write(details, result.model_dump_json(indent=1) + "\n")
@@ -303,7 +304,7 @@ def _identity(material: _Material, options: SearchOptions) -> dict[str, str]:
     from ..serving.checkpoint import weights_sha256
     from ..serving.local import model_folder
 
-    hyper = options.training.model_dump(mode="json", exclude={"learning_rate", "batch_size", "device", "threads"})
+    hyper = options.training.model_dump(mode="json", exclude={"learning_rate", "batch_size", *MACHINE_OPTIONS})
     memory = ("neighbours_per_fact", "similarity_threshold", "exchange_chars", "token_budget", "answer_budget")
     found = {
         "base model": weights_sha256(model_folder(material.base, allow_download=False)),

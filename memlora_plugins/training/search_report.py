@@ -33,13 +33,15 @@ def check_packages() -> None:
 
 
 def write(report: SearchReport, out: Path) -> None:
-    """Write `report.json`, `summary.md` and `search.png` to `out`.
+    """Write `report.json` (its paths are relative to `out`), `summary.md` and `search.png` to `out`.
 
     Raises:
         DatasetError: a file cannot be written.
     """
+    inside = {stage: folder.relative_to(out) for stage, folder in report.adapters.items()}
+    portable = report.model_copy(update={"adapters": inside})
     try:
-        write_whole(out / "report.json", report.model_dump_json(indent=1) + "\n")
+        write_whole(out / "report.json", portable.model_dump_json(indent=1) + "\n")
         write_whole(out / "summary.md", markdown(report))
         plot(report, out / "search.png")
     except OSError as error:

@@ -22,14 +22,12 @@ from . import card as cards
 from .checkpoints import Checkpoints, check_replaceable, put_in_place
 from .dataset import Sample, check_splits
 from .identity import digest
-from .options import Trained, TrainingOptions
+from .options import MACHINE_OPTIONS, Trained, TrainingOptions
 from .student import Student, training_arguments
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "trl")
 _RUN_ONLY = ("optimizer.pt", "scheduler.pt", "rng_state*", "trainer_state.json", "training_args.bin", "README.md")
 """What a checkpoint holds besides a model."""
-_MACHINE = {"device", "threads", "device_batch_size", "gradient_checkpointing"}
-"""Options that change how fast the same result is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def train(
         "base model": weights_sha256(folder),
         "training samples": cards.samples_sha256(train),
         "validation samples": cards.samples_sha256(validation),
-        "options": digest(options.model_dump(mode="json", exclude=_MACHINE)),
+        "options": digest(options.model_dump(mode="json", exclude={*MACHINE_OPTIONS})),
     }
     checkpoints = Checkpoints(out)
 

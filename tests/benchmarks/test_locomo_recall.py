@@ -28,7 +28,7 @@ def conversations() -> list[locomo.Conversation]:
 @pytest.fixture(scope="module")
 def memory(conversations: list[locomo.Conversation], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
     """Every conversation in the default memory, each in the scope of its own user."""
-    with Memory.open(path=tmp_path_factory.mktemp("locomo")) as memory:
+    with Memory.open(path=tmp_path_factory.mktemp("locomo"), model="none") as memory:
         for conversation in conversations:
             sessions: dict[str, list[Any]] = {}
             for session, message in locomo.messages(conversation):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from commands import Memlora, NamedWordEmbedder
+from commands import Memlora, NamedWordEmbedder, run_memlora
 from fake_server import FakeModelServer
-from typer.testing import CliRunner, Result
 
 
 @pytest.fixture
@@ -27,18 +25,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def memlora(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Memlora:
     """Runs a command in this process; see `commands.Memlora`."""
-    from memlora_plugins.cli.app import app
-
     monkeypatch.setattr("memlora_plugins.embedding.SentenceTransformerEmbedder", NamedWordEmbedder)
-
-    def run(*words: str, code: int = 0, **options: Any) -> Result:
-        result = CliRunner().invoke(app, list(words), **options)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.output
-        return result
-
-    return run
+    return run_memlora
 
 
 @pytest.fixture

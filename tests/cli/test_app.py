@@ -73,9 +73,9 @@ def test_without_typer_it_says_what_to_install() -> None:
 
 
 def test_bytes_that_are_no_text_are_replaced(memlora: Memlora) -> None:
-    memlora("add", "-", "--user", "ana", "--no-distil", input=b"caf\xe9 Zo\xc3\xab")
+    memlora("add", "-", "--user", "ana", "--model", "none", "--no-distil", input=b"caf\xe9 Zo\xc3\xab")
     assert "user: caf\ufffd Zoë" in memlora("search", "Zoë", "--user", "ana").stdout
-    assert "error" not in memlora("chat", "--user", "ana", input=b"caf\xe9\n").stderr
+    assert "error" not in memlora("chat", "--user", "ana", "--model", "none", input=b"caf\xe9\n").stderr
 
 
 def test_text_that_the_output_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:

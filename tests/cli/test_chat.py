@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from commands import Memlora
 from fake_server import FakeModelServer, Fault
 from scripted import says
 
 ANA = ("--user", "ana")
+NONE = ("--model", "none")
 
 
 def test_without_a_model_it_says_what_it_does_and_remembers(memlora: Memlora) -> None:
@@ -21,13 +23,22 @@ def test_without_a_model_it_says_what_it_does_and_remembers(memlora: Memlora) ->
         "/quit",
         "lost",
     ]
-    chat = memlora("chat", *ANA, input="\n".join(lines))
-    assert "No model is configured" in chat.stdout
+    chat = memlora("chat", *ANA, *NONE, input="\n".join(lines))
+    assert "No model answers" in chat.stdout
     assert "nothing is known yet" in chat.stdout
     assert "/search WORDS" in chat.stdout
     assert "error: The question is blank" in chat.stderr
     hits = json.loads(memlora("search", "Lisbon", *ANA, "--json").stdout)
     assert {hit["text"] for hit in hits} == {"I moved to Lisbon.", "Where is Lisbon?"}
+
+
+@pytest.mark.usefixtures("tiny_nano")
+def test_nano_answers_where_nothing_else_is_said(memlora: Memlora) -> None:
+    chat = memlora("chat", *ANA, input="Hello!\n/quit\n")
+    assert "No model answers" not in chat.stdout
+    assert "No model is configured" not in chat.stderr
+    [line, *_] = [json.loads(line) for line in memlora("export", *ANA).stdout.splitlines()]
+    assert line["text"] == "Hello!"
 
 
 def test_with_a_model_it_answers_and_learns(
@@ -63,6 +74,6 @@ def test_what_could_not_be_distilled_is_said_at_the_end(
 
 
 def test_erase_asks_first(memlora: Memlora) -> None:
-    chat = memlora("chat", *ANA, input="a secret\n/erase\nn\n/search secret\n/erase\ny\n/search secret\n")
+    chat = memlora("chat", *ANA, *NONE, input="a secret\n/erase\nn\n/search secret\n/erase\ny\n/search secret\n")
     assert chat.stdout.count("user: a secret") == 1
     assert "erased 1 item(s)" in chat.stdout

@@ -123,6 +123,7 @@ def test_an_endpoint_that_knows_no_schemas(
 def test_observations_without_a_teacher(memlora: Memlora, tmp_path: Path) -> None:
     said = memlora("distil", locomo(tmp_path), "--out", "samples", "--use-observations", "--unanswerable")
     assert "0 call(s)" in said.stdout
+    assert "without a teacher there are no samples of update" in said.stderr
     [sample] = read_samples("samples/extraction.jsonl")
     assert sample.reply == '{"facts":["Ana owns a boat."]}'
     assert [one.reply for one in read_samples("samples/generation.jsonl")] == ["a boat", "I do not know."]
@@ -150,9 +151,11 @@ def test_a_teacher_that_is_not_there(memlora: Memlora, chats: str, teacher: Fake
 
 
 def test_fields_for_every_request(memlora: Memlora, chats: str, at: list[str], teacher: FakeModelServer) -> None:
-    memlora("distil", chats, *at, "--extra-body", '{"max_tokens": null, "max_completion_tokens": 99}')
+    fields = {"max_tokens": None, "max_completion_tokens": 99, "key": "sk-secret"}
+    memlora("distil", chats, *at, "--extra-body", json.dumps(fields))
     assert {body.get("max_completion_tokens") for body in teacher.requests} == {99}
     assert all("max_tokens" not in body for body in teacher.requests)
+    assert not any(b"sk-secret" in path.read_bytes() for path in Path("samples").rglob("*") if path.is_file())
     before = len(teacher.requests)
     memlora("distil", chats, *at)
     assert len(teacher.requests) == 2 * before

@@ -12,11 +12,15 @@ from commands import Memlora
 from fake_server import FakeModelServer, Fault
 from qdrant_client import QdrantClient
 from scripted import says
+from tiny_model import TinyModel
 
 from memlora_plugins import QdrantFactStore
 from memlora_plugins.cli import doctor
+from memlora_plugins.serving.base import Completion, Request
+from memlora_plugins.serving.local import LocalBackend
 
 ANA = ("--user", "ana")
+NONE = ("--model", "none")
 
 
 def checks(memlora: Memlora, *words: str, code: int = 0) -> dict[str, dict[str, Any]]:
@@ -24,16 +28,51 @@ def checks(memlora: Memlora, *words: str, code: int = 0) -> dict[str, dict[str, 
 
 
 def test_a_fresh_machine_is_told_what_it_could_have(memlora: Memlora, tmp_path: Path) -> None:
-    found = checks(memlora, "--path", str(tmp_path / "a" / "b"))
+    found = checks(memlora, *NONE, "--path", str(tmp_path / "a" / "b"))
     assert found["python"]["state"] == found["memlora-plugins"]["state"] == "ok"
     assert found["embedder"]["found"] == "fake-words-for-all-MiniLM-L6-v2, 256 dimensions"
     assert found["model"]["state"] == "note"
     assert "--base-url" in found["model"]["remedy"]
     assert found["store"]["state"] == "ok"
     assert not (tmp_path / "a").exists()
-    text = memlora("doctor").stdout
+    text = memlora("doctor", *NONE).stdout
     assert "memlora doctor" in text
     assert "→ --base-url" in text
+
+
+def test_without_nano_and_without_a_name_there_is_no_model(memlora: Memlora, no_nano: None) -> None:
+    found = checks(memlora)
+    assert found["model"]["state"] == "note"
+    assert "expert extraction" not in found
+
+
+def test_nano_is_tried_where_no_other_model_is_named(memlora: Memlora, tiny_nano: TinyModel) -> None:
+    found = checks(memlora)
+    assert found["model"]["state"] == "ok"
+    assert str(tiny_nano.path) in found["model"]["found"]
+    for expert in ("extraction", "update", "generation"):
+        assert found[f"expert {expert}"]["found"].startswith(f"answers as {expert}")
+
+
+def test_pending_turns_are_distilled_by_nano_as_it_can_take_them(
+    memlora: Memlora, tiny_nano: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+
+    def complete(self: LocalBackend, request: Request) -> Completion:
+        asked.append(request)
+        return Completion(says())
+
+    monkeypatch.setattr(LocalBackend, "complete", complete)
+    memlora("add", "A very long story. " * 50, *ANA, *NONE)
+    assert checks(memlora, "--flush")["store"]["state"] == "ok"
+    pieces = [request for request in asked if request.expert == "extraction" and request.schema]
+    assert len(pieces) >= 3  # 950 characters, 400 at a time
+    memlora("add", "Another long story. " * 50, *ANA, *NONE)
+    asked.clear()
+    monkeypatch.setenv("MEMLORA_EXCHANGE_CHARS", "4000")
+    assert checks(memlora, "--flush")["store"]["state"] == "ok"
+    assert len([request for request in asked if request.expert == "extraction" and request.schema]) == 1
 
 
 def test_missing_packages_come_with_the_command_that_brings_them(
@@ -41,7 +80,7 @@ def test_missing_packages_come_with_the_command_that_brings_them(
 ) -> None:
     monkeypatch.setattr(doctor, "_installed", lambda name: "" if name in ("peft", "httpx") else "1.0")
     monkeypatch.setenv("MEMLORA_VLLM_PYTHON", str(tmp_path / "nowhere"))
-    found = checks(memlora, code=1)
+    found = checks(memlora, *NONE, code=1)
     assert found["extra local"]["found"] == "missing: peft"
     assert found["extra local"]["remedy"] == 'pip install "memlora-plugins[local]"'
     assert found["memlora-plugins"]["state"] == "problem"
@@ -74,18 +113,18 @@ def test_an_adapter_that_cannot_be_served(memlora: Memlora, tmp_path: Path, mode
 
 def test_an_embedder_that_cannot_be_had(memlora: Memlora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMLORA_EMBEDDER_URL", "http://127.0.0.1:9")
-    found = checks(memlora, code=1)
+    found = checks(memlora, *NONE, code=1)
     assert found["embedder"]["state"] == "problem"
 
 
 def test_pending_turns_are_counted_and_distilled(
     memlora: Memlora, model_server: FakeModelServer, with_model: list[str]
 ) -> None:
-    memlora("add", "I live in Lisbon.", *ANA)
-    found = checks(memlora)
+    memlora("add", "I live in Lisbon.", *ANA, *NONE)
+    found = checks(memlora, *NONE)
     assert found["store"]["state"] == "note"
     assert "1 turns still to distil" in found["store"]["found"]
-    assert checks(memlora, "--flush", code=1)["flush"]["state"] == "problem"
+    assert checks(memlora, *NONE, "--flush", code=1)["flush"]["state"] == "problem"
     model_server.reply("extraction", says("Ana lives in Lisbon"))
     found = checks(memlora, "--flush", *with_model)
     assert found["flush"]["found"] == "1 facts changed"
@@ -94,20 +133,20 @@ def test_pending_turns_are_counted_and_distilled(
 
 
 def test_compact_keeps_what_is_there(memlora: Memlora) -> None:
-    memlora("add", "I live in Lisbon.", *ANA, "--no-distil")
-    assert checks(memlora, "--compact")["compact"]["state"] == "ok"
+    memlora("add", "I live in Lisbon.", *ANA, *NONE, "--no-distil")
+    assert checks(memlora, *NONE, "--compact")["compact"]["state"] == "ok"
     assert "I live in Lisbon." in memlora("search", "Lisbon", *ANA).stdout
 
 
 def test_a_qdrant_server_needs_no_vacuum(memlora: Memlora, monkeypatch: pytest.MonkeyPatch) -> None:
     store = QdrantFactStore(client=QdrantClient(":memory:"))
     monkeypatch.setattr("memlora_plugins.core.build_store", lambda settings: store)
-    found = checks(memlora, "--qdrant-url", "http://127.0.0.1:9", "--compact")
+    found = checks(memlora, *NONE, "--qdrant-url", "http://127.0.0.1:9", "--compact")
     assert found["compact"]["state"] == "note"
 
 
 def test_a_folder_that_is_held_elsewhere_is_said_so(memlora: Memlora, tmp_path: Path) -> None:
-    memlora("add", "x", *ANA, "--no-distil")
+    memlora("add", "x", *ANA, *NONE, "--no-distil")
     code = (
         "import sys; from memlora_plugins import EdgeFactStore; from memlora_plugins.flows.effects import drive\n"
         "store = EdgeFactStore('.memlora')\n"
@@ -120,7 +159,7 @@ def test_a_folder_that_is_held_elsewhere_is_said_so(memlora: Memlora, tmp_path: 
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        found = checks(memlora, code=1)
+        found = checks(memlora, *NONE, code=1)
         assert found["store"]["state"] == "problem"
         assert str(holder.pid) in found["store"]["found"]
         assert memlora("search", "x", *ANA, code=1).stderr.startswith("error: ")
@@ -130,9 +169,9 @@ def test_a_folder_that_is_held_elsewhere_is_said_so(memlora: Memlora, tmp_path: 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_made(memlora: Memlora, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    assert checks(memlora, "--path", str(tmp_path / "locked" / "m"), code=1)["store"]["state"] == "problem"
+    assert checks(memlora, *NONE, "--path", str(tmp_path / "locked" / "m"), code=1)["store"]["state"] == "problem"
 
 
 def test_a_file_in_the_way(memlora: Memlora, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    assert checks(memlora, "--path", str(tmp_path / "file" / "m"), code=1)["store"]["state"] == "problem"
+    assert checks(memlora, *NONE, "--path", str(tmp_path / "file" / "m"), code=1)["store"]["state"] == "problem"

@@ -8,10 +8,11 @@ from fake_server import FakeModelServer, Fault
 from scripted import decides, says
 
 ANA = ("--user", "ana")
+NONE = ("--model", "none")
 
 
 def test_without_a_model_it_keeps_finds_and_says_what_waits(memlora: Memlora) -> None:
-    added = memlora("add", "I moved to Lisbon in May.", *ANA, "--at", "2025-05-02T10:00+02:00", "--name", "Ana")
+    added = memlora("add", "I moved to Lisbon in May.", *ANA, *NONE, "--at", "2025-05-02T10:00+02:00", "--name", "Ana")
     assert "kept 1 new turn" in added.stdout
     assert "1 turn(s) still to distil" in added.stdout
     assert "No model is configured" in added.stderr
@@ -20,14 +21,24 @@ def test_without_a_model_it_keeps_finds_and_says_what_waits(memlora: Memlora) ->
     assert "2025-05-02" in found
     assert "nothing found" in memlora("search", "Lisbon", "--user", "ben").stdout
     assert "no facts of ana" in memlora("facts", *ANA).stdout
-    refused = memlora("answer", "Where?", *ANA, code=1).stderr
+    refused = memlora("answer", "Where?", *ANA, *NONE, code=1).stderr
     assert refused.startswith("error: No model is configured")
     assert len(refused.splitlines()) == 1
 
 
+def test_reading_and_erasing_need_no_model(memlora: Memlora, monkeypatch: pytest.MonkeyPatch) -> None:
+    memlora("add", "I live in Porto.", *ANA, *NONE, "--no-distil")
+    monkeypatch.setenv("MEMLORA_MODEL", "no-such-folder/at-all")
+    assert "I live in Porto." in memlora("search", "Porto", *ANA).stdout
+    assert "no facts" in memlora("facts", *ANA).stdout
+    assert "I live in Porto." in memlora("export", *ANA).stdout
+    assert "erased 1 item(s)" in memlora("erase", *ANA, "--yes").stdout
+    assert "no-such-folder" in memlora("answer", "Where?", *ANA, code=1).stderr
+
+
 def test_a_message_with_an_id_is_kept_once(memlora: Memlora) -> None:
     for _ in range(2):
-        memlora("add", "-", *ANA, "--id", "m1", "--no-distil", input="from standard input")
+        memlora("add", "-", *ANA, *NONE, "--id", "m1", "--no-distil", input="from standard input")
     hits = json.loads(memlora("search", "standard", *ANA, "--json").stdout)
     assert [(hit["text"], hit["sources"], hit["kind"]) for hit in hits] == [("from standard input", ["m1"], "turn")]
 
@@ -66,7 +77,7 @@ def test_a_failing_model_loses_nothing(memlora: Memlora, model_server: FakeModel
 
 
 def test_erase_asks_first(memlora: Memlora) -> None:
-    memlora("add", "a secret", *ANA, "--no-distil")
+    memlora("add", "a secret", *ANA, *NONE, "--no-distil")
     assert memlora("erase", *ANA, code=1, input="n\n").stderr.startswith("Erase everything remembered of ana")
     assert "a secret" in memlora("search", "secret", *ANA).stdout
     assert "erased 1 item(s) of ana" in memlora("erase", *ANA, "--yes").stdout

@@ -82,6 +82,7 @@ def test_every_option_reaches_the_card(memlora: Memlora, task: list[str]) -> Non
     [
         (["train", "--expert", "update"], 2, "--validation and --out are needed"),
         (["--dropout", "1.5"], 1, "dropout: Input should be less than 1"),
+        (["--target-modules", ","], 1, "error: Unusable option. target_modules must name at least one layer."),
         (["--target-modules", "nope"], 1, "no linear layers to adapt called nope"),
         (["--expert", "update"], 1, "not for update"),
         (["--data", "nowhere.jsonl"], 1, "nowhere.jsonl cannot be read"),

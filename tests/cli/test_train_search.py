@@ -67,12 +67,13 @@ def words(tiny_model: TinyModel, tmp_path: Path) -> Words:
 
 
 def test_a_search_from_files_to_adapters(memlora: Memlora, words: Words, tmp_path: Path) -> None:
-    done = memlora(*words())
+    done = memlora(*words("--device-batch-size", "1"))
     adapter = tmp_path / "out" / "generation" / "lr0.001-bs2" / "adapter"
     assert f"--adapter generation={adapter}" in done.stdout
     for told in ("Runs", "Combinations", "Scores", "Input tokens per call", "best, held-out", "summary.md"):
         assert told in done.stdout
     assert (adapter / "adapter_model.safetensors").is_file()
+    assert json.loads((adapter / "memlora.json").read_text())["options"]["device_batch_size"] == 1
     assert (tmp_path / "out" / "search.png").is_file()
     report = json.loads(memlora(*words("--json")).stdout)  # nothing is left to do
     assert report["best"] == {"generation": "lr0.001-bs2"}

@@ -66,4 +66,4 @@ def test_an_adapter_that_is_not_there_is_named_at_open(tiny_model: TinyModel, tm
             model=str(tiny_model.path),
             adapters={"extraction": str(tmp_path / "no-such-adapter")},
         )
-    Memory.open(path=tmp_path / "memory").close()  # the failed open left no lock behind
+    Memory.open(path=tmp_path / "memory", model="none").close()  # the failed open left no lock behind

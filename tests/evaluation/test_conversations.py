@@ -45,7 +45,7 @@ def jsonl(file: Path, *rows: dict[str, Any]) -> Path:
 
 def test_a_locomo_file(tmp_path: Path) -> None:
     file = tmp_path / "locomo.json"
-    file.write_text("\n " + json.dumps([LOCOMO]), encoding="utf-8")
+    file.write_text("\ufeff\n " + json.dumps([LOCOMO]), encoding="utf-8")
     [talk] = load_conversations(file)
     assert (talk.id, talk.scope) == ("talk-1", Scope("talk-1"))
     assert [(session, said.name, said.role) for session, said in talk.messages] == [
@@ -70,12 +70,14 @@ def test_plain_chat_with_questions(tmp_path: Path) -> None:
         {"question": "Where does Ana live?", "answer": " Lisbon ", "evidence": ["m1"], "category": 1},
         {"question": "How many?", "answer": 3, "conversation": 7},
         {"question": "Why?", "conversation": 7},
+        {"question": "What\ud800?", "answer": "n\ud800", "conversation": 7, "category": 12},  # the file's own category
     )
     chats, seven = load_conversations(file)
     assert (chats.id, seven.id) == ("chats", "7")
     assert chats.questions == (Question("Where does Ana live?", "Lisbon", 1, ("m1",)),)
-    assert [question.answer for question in seven.questions] == ["3", None]
-    assert [question.answerable for question in seven.questions] == [True, False]
+    assert [question.answer for question in seven.questions] == ["3", None, "n\N{REPLACEMENT CHARACTER}"]
+    assert [question.answerable for question in seven.questions] == [True, False, True]
+    assert seven.questions[2].text == "What\N{REPLACEMENT CHARACTER}?"  # so that every file can hold it
     assert [(session, said.role) for session, said in seven.messages] == [("s1", "assistant"), ("s1", "user")]
     assert seven.ended is None
 
@@ -139,6 +141,9 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xff")
     with pytest.raises(InvalidInputError, match="not UTF-8"):
         load_conversations(tmp_path / "bytes")
+    (tmp_path / "deep.json").write_text("[" * 50_000)
+    with pytest.raises(InvalidInputError, match="cannot be read as JSON"):
+        load_conversations(tmp_path / "deep.json")
     (tmp_path / "twice.json").write_text(json.dumps([LOCOMO, LOCOMO]))
     with pytest.raises(InvalidInputError, match="'talk-1' more than once"):
         load_conversations(tmp_path / "twice.json")

@@ -31,6 +31,7 @@ def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"quickstart.py", "async_app.py", "real_servers.py"}
 
 
+@pytest.mark.usefixtures("no_nano")
 def test_quickstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run("quickstart.py", monkeypatch, str(tmp_path / "memory"))
     out = capsys.readouterr().out
@@ -38,6 +39,7 @@ def test_quickstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert "I am allergic" in out
 
 
+@pytest.mark.usefixtures("no_nano")
 def test_async_app(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run("async_app.py", monkeypatch, str(tmp_path / "memory"))
     recalled, _, erased = capsys.readouterr().out.partition("ben, erased: ")
@@ -62,6 +64,7 @@ def test_real_servers_against_a_fake_model_server(
     assert "ADD Ana lives in Porto\nUPDATE Ana lives in Lisbon since May\nIn Lisbon.\n" in out
 
 
+@pytest.mark.usefixtures("no_nano")
 def test_real_servers_without_one_is_a_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="error: No model is configured"):
         run("real_servers.py", monkeypatch)

@@ -35,6 +35,7 @@ def test_no_block_is_forgotten() -> None:
     assert README.count("```python") == len(BLOCKS)
 
 
+@pytest.mark.usefixtures("no_nano")
 def test_the_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
     code = block("")
     assert len(code.strip().splitlines()) <= 11

@@ -134,7 +134,7 @@ def test_full_prompts_for_the_teacher_short_ones_in_the_samples(teacher: FakeMod
 def test_conversations_and_turns_are_asked_about_at_once_within_the_limit(
     teacher: FakeModelServer, tmp_path: Path
 ) -> None:
-    teacher.latency = 0.05
+    teacher.latency = 0.2
     talks = [talk(f"t{n}", *(f"Ana: I like thing{n}{i}." for i in range(5))) for n in range(3)]
     run(teacher, tmp_path / "one", talks[0], experts=("extraction",))
     assert 2 <= teacher.most_concurrent <= 5  # within one conversation too
@@ -240,8 +240,8 @@ def test_a_format_that_changes_in_mid_run(teacher: FakeModelServer, tmp_path: Pa
 
 def test_timeouts_are_counted_and_asked_again_by_the_next_run(teacher: FakeModelServer, tmp_path: Path) -> None:
     lines = [f"Ana: I like thing{n}." for n in range(10)]  # more than one batch
-    teacher.fail(None, Fault(delay=0.5))
-    report = run(teacher, tmp_path, talk("a", *lines), backend={"read_timeout": 0.2}, experts=("extraction",))
+    teacher.fail(None, Fault(delay=2.5))
+    report = run(teacher, tmp_path, talk("a", *lines), backend={"read_timeout": 1.5}, experts=("extraction",))
     assert report.experts["extraction"].dropped == {"timed out": 1}
     assert (report.experts["extraction"].samples, report.unanswered, report.undistilled) == (9, 1, 1)
     again = run(teacher, tmp_path, talk("a", *lines), experts=("extraction",))
@@ -396,18 +396,18 @@ def test_observations_need_no_teacher(tmp_path: Path) -> None:
 
 
 def test_empty_lists_do_not_dominate(tmp_path: Path) -> None:
-    lines = [f"Ana: chatter {n}" for n in range(15)]
-    quiet = talk("quiet", *lines, facts=tuple(WrittenFact(f"fact number {n}", (f"m{n}",)) for n in range(7)))
+    lines = [f"Ana: chatter {n}" for n in range(10)]
+    quiet = talk("quiet", *lines, facts=tuple(WrittenFact(f"fact number {n}", (f"m{n}",)) for n in range(5)))
     experts = ("extraction",)
     report = run(None, tmp_path / "a", quiet, use_observations=True, experts=experts)
-    assert report.experts["extraction"].samples == 10
-    assert report.experts["extraction"].dropped == {"empty list": 5}
+    assert report.experts["extraction"].samples == 7
+    assert report.experts["extraction"].dropped == {"empty list": 3}
     run(None, tmp_path / "b", quiet, use_observations=True, experts=experts)
     assert (tmp_path / "a" / "extraction.jsonl").read_bytes() == (tmp_path / "b" / "extraction.jsonl").read_bytes()
-    run(None, tmp_path / "c", quiet, use_observations=True, experts=experts, seed=8)
+    run(None, tmp_path / "c", quiet, use_observations=True, experts=experts, seed=9)
     assert samples(tmp_path / "c", "extraction") != samples(tmp_path / "a", "extraction")
     none = run(None, tmp_path / "d", quiet, use_observations=True, experts=experts, empty_share=0)
-    assert none.experts["extraction"].samples == 7
+    assert none.experts["extraction"].samples == 5
 
 
 def test_observations_with_a_teacher_for_updates(teacher: FakeModelServer, tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_a_killed_run_repeats_and_loses_no_call(tmp_path: Path) -> None:
     assert len(undisturbed.asked("update")) > 8
 
     with fake_teacher() as teacher:
-        teacher.latency = 0.02
+        teacher.latency = 0.1
         out = tmp_path / "killed"
         for seen in (len(expected) // 4, len(expected) // 2):
             process = started(teacher, out)
@@ -472,7 +472,7 @@ def test_a_killed_run_repeats_and_loses_no_call(tmp_path: Path) -> None:
             finally:
                 process.send_signal(signal.SIGKILL)
                 process.wait(10)
-            time.sleep(0.1)  # what was on the wire arrives
+            time.sleep(0.5)  # what was on the wire arrives
         recorded = len((out / "calls.jsonl").read_bytes().split(b"\n")) - 2
         assert len(expected) // 2 - 2 * 4 <= recorded < len(expected)
         before = len(teacher.requests)

@@ -648,6 +648,14 @@ def test_batches_that_processes_cannot_share(
         start(tiny_model, tmp_path, options=options)
 
 
-def test_options_that_contradict_each_other() -> None:
-    with pytest.raises(ValueError, match="multiple of device_batch_size"):
-        quick(batch_size=6, device_batch_size=4)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"batch_size": 6, "device_batch_size": 4}, "multiple of device_batch_size"),
+        ({"target_modules": ()}, "at least one layer"),
+        ({"betas": (0.9, 1.5)}, "less than 1"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        quick(**options)

@@ -40,7 +40,7 @@ def make_tokenizer(texts: Iterable[str], folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    words = r"'(?:s|t|re|ve|m|ll|d)| ?\p{Ll}+|\p{Lu}\p{L}*| ?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+"
+    words = r"'(?:s|t|re|ve|m|ll|d)| ?\p{Ll}+|\p{Lu}\p{L}*|\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(words), behavior="isolated"),

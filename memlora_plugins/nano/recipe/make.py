@@ -21,9 +21,11 @@ from pydantic import BaseModel, ConfigDict
 from ...evaluation.pipeline import PipelineSummary, ablation, stages
 from ...files import write_whole
 from ...serving.base import Expert
+from ...settings import Settings
 from ...training.dataset import Sample
 from ...training.options import Trained, TrainingOptions
 from ...training.trainer import TrainingEvent, train
+from .. import SETTINGS
 from . import blank, corpus, memories
 from .card import card
 from .conversations import conversation
@@ -205,7 +207,7 @@ class Kitchen:
         return figures
 
     def _make_shared(self) -> dict[str, float]:
-        """One adapter for all stages, for comparison; it sees a third of what each of the three sees, and stays here."""
+        """One adapter for all stages, for comparison; it sees a third of what each of the three sees."""
         every = [self._lessons(expert) for expert in corpus.EXPERTS]
         lessons = [sample for train_samples, _ in every for sample in train_samples[::3]]
         check = [sample for _, check_samples in every for sample in check_samples[::3]]
@@ -261,6 +263,7 @@ class Kitchen:
                 lambda chosen: LocalBackend(base, dict(chosen)),
                 embedder,
                 on_row=self._say,
+                settings=Settings(**SETTINGS),
             )
         return NanoScores(
             tasks=tasks,

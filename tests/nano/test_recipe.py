@@ -1,0 +1,318 @@
+"""The text that nano is made of: what is taught, what is kept for the tests, and that the two never meet."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memlora_plugins.errors import DatasetError
+from memlora_plugins.experts import update
+from memlora_plugins.nano.recipe import corpus, dialogues, memories, relations
+from memlora_plugins.nano.recipe.conversations import conversation
+from memlora_plugins.nano.recipe.dialogue import UNKNOWN, Author, Scene, Split, Told
+from memlora_plugins.nano.recipe.person import to_second, to_third
+from memlora_plugins.nano.recipe.pools import Pools, invented
+from memlora_plugins.nano.recipe.relation import fill, slots
+from memlora_plugins.nano.recipe.relations import RELATIONS
+
+POOLS = relations.pools()
+CLOSED = {"number", "count", "year", "month", "weekday", "clock", "day", "when", "n"}
+SPLITS: tuple[Split, ...] = ("train", "values", "phrasings")
+SEEDS = st.integers(0, 2**31)
+
+
+def author(seed: int, split: Split = "train") -> Author:
+    return Author(RELATIONS, POOLS, seed, split)
+
+
+def scenes(count: int, split: Split = "train") -> list[Scene]:
+    writer = author(11, split)
+    return [writer.scene() for _ in range(count)]
+
+
+def pool_of(slot: str) -> str:
+    return slot.rstrip("0123456789")
+
+
+# --- what is taught --------------------------------------------------------------------------------------------------
+
+
+def test_there_are_many_relations_each_with_sentences_to_learn_and_others_to_test() -> None:
+    assert len(RELATIONS) >= 150
+    assert len({relation.name for relation in RELATIONS}) == len(RELATIONS)
+    taught, kept = author(1), author(1, "phrasings")
+    for relation in RELATIONS:
+        assert len(set(taught.sentences(relation))) >= 6, relation.name
+        assert len(set(kept.sentences(relation))) >= 2, relation.name
+        assert not set(taught.sentences(relation)) & set(kept.sentences(relation)), relation.name
+        assert {*taught.sentences(relation), *kept.sentences(relation)} == set(relation.said)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_values_that_are_kept_for_the_tests_fill_no_slot_in_training(split: Split) -> None:
+    told = [told for scene in scenes(1_500, split) for told in scene.told]
+    values = [
+        value
+        for one in told
+        for said in (one.values, one.spoken)
+        for slot, value in said.items()
+        if pool_of(slot) not in CLOSED
+    ]
+    assert len(values) > 1_000
+    assert {POOLS.is_held_out(value) for value in values} == {split == "values"}
+    speakers = {scene.exchange.user_name for scene in scenes(300, split)} - {None}
+    assert {POOLS.is_held_out(str(name)) for name in speakers} == {split == "values"}
+
+
+@pytest.mark.parametrize("pool", sorted({pool_of(slot) for r in RELATIONS for slot in slots(r.fact)} - CLOSED))
+def test_every_pool_has_values_to_learn_and_others_to_test(pool: str) -> None:
+    rng = random.Random(1)
+    for held_out in (False, True):
+        drawn = {POOLS.draw(rng, pool, held_out=held_out) for _ in range(40)}
+        assert len(drawn) >= 2
+        assert {POOLS.is_held_out(value) for value in drawn} == {held_out}
+
+
+def test_sentences_that_are_kept_for_the_tests_are_said_in_none_of_training() -> None:
+    kept = author(1, "phrasings")
+    for scene in scenes(1_500):
+        text = f"{scene.exchange.assistant_text or ''} {scene.exchange.user_text}".casefold()
+        for told in scene.told:
+            for template in kept.sentences(told.relation):
+                said = fill(template, {**told.values, **told.spoken}).casefold()
+                assert said not in text, (said, text)
+
+
+def test_sentences_that_are_kept_for_the_tests_are_said_in_them() -> None:
+    told = [(told, scene) for scene in scenes(200, "phrasings") for told in scene.told if not told.ended]
+    kept = author(1, "phrasings")
+    said = [any(_in(template, one, scene) for template in kept.sentences(one.relation)) for one, scene in told]
+    assert sum(said) > 0.8 * len(said)  # the others slipped and corrected themselves
+
+
+def _in(template: str, told: Told, scene: Scene) -> bool:
+    return fill(template, {**told.values, **told.spoken}).casefold() in scene.exchange.user_text.casefold()
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_questions_that_are_kept_for_the_tests_are_asked_in_none_of_training(seed: int) -> None:
+    writer = author(seed)
+    told = writer.tell(writer.rng.choice(RELATIONS), None, None)
+    taught = {writer.question(told) for _ in range(60)}
+    kept = {writer.question(told, held_out=True) for _ in range(20)}
+    assert kept
+    assert not taught & kept
+
+
+@given(SEEDS, st.sampled_from(SPLITS))
+@settings(max_examples=10, deadline=None)
+def test_the_same_seed_writes_the_same(seed: int, split: Split) -> None:
+    def written(seed: int) -> list[object]:
+        writer = author(seed, split)
+        weights = (1, 1, 1, 1)
+        base = corpus.base_samples(writer, 6, weights=weights, full_prompts=0.2, dialogues=[["a", "b"]], prefix="b")
+        tasks = [sample for name in corpus.EXPERTS for sample in corpus.samples(writer, name, 2, prefix=name)]
+        return [*base, *tasks, conversation(writer, "c")]
+
+    assert written(seed) == written(seed) != written(seed + 1)
+
+
+@given(SEEDS, st.sampled_from(SPLITS))
+@settings(max_examples=25, deadline=None)
+def test_nothing_that_is_written_holds_an_unfilled_slot(seed: int, split: Split) -> None:
+    writer = author(seed, split)
+    for text in written_by(writer):
+        assert not re.search("[{}]", text), text
+        assert text.strip()
+
+
+def written_by(writer: Author) -> Iterator[str]:
+    for _ in range(12):
+        scene = writer.scene()
+        yield from (scene.exchange.user_text, *scene.facts)
+        if scene.exchange.assistant_text is not None:
+            yield scene.exchange.assistant_text
+        bank = memories.bank(writer)
+        yield from (*bank.old, *bank.new, *(decision.text for decision in bank.decisions))
+        query = memories.query(writer)
+        yield from (query.question, query.answer, *(hit.text for hit in query.memories))
+        yield from (text for _, text in memories.small_talk(writer))
+    talk = conversation(writer, "c")
+    yield from (message.text for _, message in talk.messages)
+    yield from (text for question in talk.questions for text in (question.text, question.answer or ""))
+
+
+def test_facts_are_told_of_the_person_by_name_or_as_the_user() -> None:
+    for scene in scenes(300):
+        person = scene.exchange.user_name or "the user"
+        for fact in scene.facts:
+            assert person.casefold() in fact.casefold()
+
+
+# --- templates and pools ---------------------------------------------------------------------------------------------
+
+HOME = next(relation for relation in RELATIONS if slots(relation.fact) == {"n", "city"})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"said": (*HOME.said, "I live in {country}")},
+        {"said": HOME.said[:3]},
+        {"also": ("{n} lives",)},
+        {"also": ()},
+        {"fact": "Somebody lives in {city}"},
+        {"asked": (*HOME.asked, "Where is the sun")},
+        {"answer": "{country}"},
+        {"fact": HOME.fact + "."},
+        {"ended": ("I left {city}",), "ended_fact": ""},
+        {"ended": ("I left {country}",), "ended_fact": "{n} left"},
+    ],
+)
+def test_a_relation_that_could_not_be_told_is_refused(wrong: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(ValueError, match=HOME.name):
+        replace(HOME, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("word", "article"), [("nurse", "a"), ("editor", "an"), ("unicorn", "a"), ("ukulele", "a"), ("umbrella", "an")]
+)
+def test_an_article_fits_its_word(word: str, article: str) -> None:
+    assert fill("I am {a job}", {"job": word}) == f"I am {article} {word}"
+    assert fill("{job}, {job}", {"job": word}, capital=False) == f"{word}, {word}"
+
+
+def test_pools_are_named_once_and_end() -> None:
+    with pytest.raises(ValueError, match="city"):
+        Pools({"city": ("Lisbon",)})
+    few = Pools({"tool": ("saw",)})
+    with pytest.raises(ValueError, match="no further value"):
+        few.draw(random.Random(1), "tool", held_out=False, avoid=frozenset({"saw"}))
+
+
+def test_domains_that_do_not_fit_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations, "_MODULES", (relations.people, relations.people))
+    with pytest.raises(ValueError, match="share a name"):
+        relations.pools()
+    monkeypatch.setattr(relations, "_MODULES", ())
+    with pytest.raises(ValueError, match="without a pool"):
+        relations.pools()
+    monkeypatch.undo()
+    monkeypatch.setattr(relations, "RELATIONS", (HOME, HOME))
+    with pytest.raises(ValueError, match="Two relations"):
+        relations.pools()
+
+
+@given(SEEDS)
+def test_invented_words_are_names(seed: int) -> None:
+    assert re.fullmatch("[A-Z][a-z]+", invented(random.Random(seed)))
+
+
+# --- old memories and questions --------------------------------------------------------------------------------------
+
+
+@given(SEEDS, st.sampled_from(SPLITS))
+@settings(max_examples=40, deadline=None)
+def test_what_is_to_be_decided_is_what_the_pipeline_reads_from_the_wanted_reply(seed: int, split: Split) -> None:
+    writer = author(seed, split)
+    for _ in range(10):
+        bank = memories.bank(writer)
+        reply = update.target(bank.decisions, bank.old, bank.new)
+        assert set(update.read(reply, bank.old, bank.new).items) == set(bank.decisions), bank
+
+
+def test_every_operation_and_every_kind_of_question_is_taught() -> None:
+    writer = author(3)
+    banks = [memories.bank(writer) for _ in range(300)]
+    assert {decision.operation for bank in banks for decision in bank.decisions} == {"ADD", "UPDATE", "DELETE", "NONE"}
+    queries = [memories.query(writer) for _ in range(300)]
+    assert {query.kind for query in queries} == {"known", "changed", "unknown", "remark"}
+    for query in queries:
+        assert all(hit.created_at < query.now for hit in query.memories)
+        assert (query.kind == "unknown") == (query.answer == UNKNOWN)
+        if query.kind == "known":
+            assert query.question.endswith("?")
+
+
+def test_a_whole_conversation_has_sessions_changes_and_questions_about_its_person() -> None:
+    talk = conversation(author(5, "values"), "talk-0")
+    messages = [message for _, message in talk.messages]
+    assert len({session for session, _ in talk.messages}) == 3
+    assert len({message.id for message in messages}) == len(messages)
+    times = [message.created_at for message in messages]
+    assert times == sorted(times)
+    [person] = {message.name for message in messages if message.role == "user"}
+    assert len(talk.questions) == 9
+    assert all(question.answer for question in talk.questions)
+    assert sum(str(person) in question.text for question in talk.questions) > 6
+
+
+# --- persons ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "second", "third"),
+    [
+        ("Where do I live?", "Where do you live?", "Where does Ana live?"),
+        ("What am I allergic to?", "What are you allergic to?", "What is Ana allergic to?"),
+        ("What is my dog's name?", "What is your dog's name?", "What is Ana's dog's name?"),
+        ("Which prize have I won?", "Which prize have you won?", "Which prize has Ana won?"),
+        ("Who taught me to swim?", "Who taught you to swim?", "Who taught Ana to swim?"),
+        ("I'm in Imola.", "You're in Imola.", "Ana is in Imola."),
+        ("Is it mine?", "Is it yours?", "Is it Ana's?"),
+    ],
+)
+def test_a_sentence_is_turned_to_another_person(said: str, second: str, third: str) -> None:
+    assert to_second(said) == second
+    assert to_third(said, "Ana") == third
+
+
+def first_person(texts: Iterable[str]) -> list[str]:
+    return [text for text in texts if re.search(r"(?<![\w'])(I|me|my|mine)(?!\w)", text)]
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_no_question_about_somebody_else_is_in_the_first_person(seed: int) -> None:
+    writer = author(seed)
+    told = [writer.tell(relation, "Ana", None) for relation in writer.rng.sample(RELATIONS, 40)]
+    asked = [writer.question(one, held_out=held_out) for one in told for held_out in (False, True)]
+    assert not first_person(to_second(question) for question in asked)
+    assert not first_person(to_third(question, "Ana") for question in asked)
+
+
+# --- chats of other origin -------------------------------------------------------------------------------------------
+
+
+def test_chats_are_read_and_single_lines_left_out(chats_file: Path) -> None:
+    assert dialogues.read_dialogues(chats_file) == [["Hello, you!", "Hi."], ["One", "two", "three"]]
+
+
+def test_another_file_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be read: No such file"):
+        dialogues.read_dialogues(tmp_path / "nowhere.csv")
+    (tmp_path / "other.csv").write_text("something else")
+    with pytest.raises(DatasetError, match="not the file nano was made with"):
+        dialogues.read_dialogues(tmp_path / "other.csv")
+
+
+def test_the_base_reads_tasks_without_instructions_and_chats() -> None:
+    chats = [["Is it raining?", "It pours."]]
+    weights = (30, 20, 20, 30)
+    read = list(corpus.base_samples(author(1), 200, weights=weights, full_prompts=0.1, dialogues=chats, prefix="b"))
+    assert [sample.id for sample in read] == [f"b-{number}" for number in range(200)]
+    assert {sample.expert for sample in read} == set(corpus.EXPERTS)
+    assert any(sample.reply == "It pours." for sample in read)
+    short = list(corpus.samples(author(1), "extraction", 30, prefix="e"))
+    bare = [sample for sample in read if sample.expert == "extraction"]
+    lengths = sorted(len(sample.messages[0].content) for sample in bare)
+    assert lengths[len(lengths) // 2] < min(len(sample.messages[0].content) for sample in short)
+    assert lengths[-1] > 1_000  # now and then the full prompt
