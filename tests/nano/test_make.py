@@ -24,6 +24,7 @@ from memlora_plugins.serving.local import LocalBackend
 LITTLE = Recipe()
 LITTLE = dataclasses.replace(
     LITTLE,
+    plain_samples=24,
     base_samples=36,
     expert_samples=dict.fromkeys(corpus.EXPERTS, 12),
     validation_samples=3,
@@ -33,7 +34,7 @@ LITTLE = dataclasses.replace(
     base=LITTLE.base.model_copy(update={"threads": 1}),
     expert=LITTLE.expert.model_copy(update={"rank": 4, "threads": 1}),
 )
-STEPS = ("base", *corpus.EXPERTS, "shared")
+STEPS = ("plain", "base", *corpus.EXPERTS, "shared")
 
 
 @dataclass

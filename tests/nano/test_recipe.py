@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memlora_plugins.errors import DatasetError
-from memlora_plugins.experts import update
+from memlora_plugins.experts import extraction, update
 from memlora_plugins.nano.recipe import corpus, dialogues, memories, relations
 from memlora_plugins.nano.recipe.conversations import conversation
 from memlora_plugins.nano.recipe.dialogue import UNKNOWN, Author, Scene, Split, Told
@@ -316,3 +316,13 @@ def test_the_base_reads_tasks_without_instructions_and_chats() -> None:
     lengths = sorted(len(sample.messages[0].content) for sample in bare)
     assert lengths[len(lengths) // 2] < min(len(sample.messages[0].content) for sample in short)
     assert lengths[-1] > 1_000  # now and then the full prompt
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_the_first_lessons_are_one_sentence_and_its_fact(seed: int) -> None:
+    for sample in corpus.plain_samples(author(seed), 5, prefix="plain"):
+        [asked] = sample.messages
+        assert extraction.SHORT_PROMPT not in asked.content
+        assert asked.content.splitlines()[-1].startswith("user")
+        assert len(extraction.read(sample.reply).facts) == 1

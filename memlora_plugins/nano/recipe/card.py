@@ -26,12 +26,12 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   an induction head (`recipe/blank.py`).
   The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
-  names and nouns from open pools, half of the names invented. Base: {base_samples:,} samples of the three tasks, mostly
-  without instructions, and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,} generation
-  samples with the short prompts, as they are served.
+  names and nouns from open pools, half of the names invented. Base: {plain_samples:,} single sentences with their fact,
+  then {base_samples:,} samples of the three tasks, mostly without instructions, and chats. Experts: {extraction:,}
+  extraction, {update:,} update and {generation:,} generation samples with the short prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
   CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
-- Seed {seed}. Base: AdamW, learning rate {base_rate:g}, one pass; experts: {expert_rate:g}, one pass.
+- Seed {seed}. Base: AdamW, learning rate {base_rate:g}, one pass each; experts: {expert_rate:g}, one pass.
 
 ## What it cannot do
 
@@ -58,6 +58,7 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         megabytes=scores.megabytes,
         rank=recipe.expert.rank,
         relations=relations,
+        plain_samples=recipe.plain_samples,
         base_samples=recipe.base_samples,
         extraction=recipe.expert_samples["extraction"],
         update=recipe.expert_samples["update"],

@@ -27,6 +27,14 @@ def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Itera
         yield _sample(f"{prefix}-{number}", expert, messages, reply)
 
 
+def plain_samples(author: Author, count: int, *, prefix: str) -> Iterator[Sample]:
+    """Single sentences and the one fact in each, without instructions: what the base model learns first."""
+    for number in range(count):
+        scene = author.plain_scene()
+        messages = _bare("extraction", extraction.messages(scene.exchange, "short"))
+        yield _sample(f"{prefix}-{number}", "extraction", messages, extraction.target(scene.facts))
+
+
 def base_samples(
     author: Author,
     count: int,
@@ -51,9 +59,12 @@ def base_samples(
             continue
         full = rng.random() < full_prompts
         messages, reply = _WRITERS[kind](author, "full" if full else "short")
-        if not full:
-            messages[0]["content"] = messages[0]["content"].replace(_PROMPTS[kind], "").strip()
-        yield _sample(f"{prefix}-{number}", kind, messages, reply)
+        yield _sample(f"{prefix}-{number}", kind, messages if full else _bare(kind, messages), reply)
+
+
+def _bare(expert: Expert, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A short prompt without its instruction."""
+    return [{**message, "content": message["content"].replace(_PROMPTS[expert], "").strip()} for message in messages]
 
 
 def _extraction(author: Author, style: PromptStyle) -> tuple[list[dict[str, str]], str]:

@@ -158,6 +158,16 @@ class Author:
             return self._reply(told[0], person, date)
         return Scene(Exchange(self.say(told), person, self.assistant(), date=date), tuple(told))
 
+    def plain_scene(self) -> Scene:
+        """An exchange of one sentence that tells one fact, without anything around it."""
+        relation = self.rng.choice(self.relations)
+        person = self.person()
+        date = self.moment() if "when" in slots(relation.fact) else None
+        told = self.tell(relation, person, date, ended=bool(relation.ended) and self.rng.random() < 0.1)
+        templates = relation.ended if told.ended else self.sentences(relation)
+        text = fill(self.rng.choice(templates), {**told.values, **told.spoken})
+        return Scene(Exchange(f"{text}.", person, date=date), (told,))
+
     def say(self, told: Sequence[Told]) -> str:
         """The message that tells it all, in order."""
         rng = self.rng

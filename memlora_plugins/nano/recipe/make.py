@@ -51,7 +51,7 @@ _FULL_PROMPTS = 0.025  # share of the base's tasks that carry the full prompt
 
 _BASE = TrainingOptions(
     full=True,
-    learning_rate=1e-3,
+    learning_rate=7e-4,
     schedule="cosine",
     warmup=0.04,
     weight_decay=0.05,
@@ -78,9 +78,11 @@ class Recipe:
     """How much of everything. The defaults are nano's; tests make less of it."""
 
     seed: int = 7
-    base_samples: int = 32_000
+    plain_samples: int = 80_000
+    """Single sentences, before anything else."""
+    base_samples: int = 90_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 10_000, "update": 6_000, "generation": 6_000}
+        default_factory=lambda: {"extraction": 16_000, "update": 10_000, "generation": 8_000}
     )
     validation_samples: int = 300
     test_samples: int = 500
@@ -146,6 +148,7 @@ class Kitchen:
         """All steps; the folder that holds the finished base, adapters, scores and card."""
         made = self._work / "nano"
         made.mkdir(parents=True, exist_ok=True)
+        self._step("plain", self._make_plain)
         self._step("base", self._make_base)
         for expert in corpus.EXPERTS:
             self._step(expert, partial(self._make_expert, expert))
@@ -170,24 +173,32 @@ class Kitchen:
         self._training[name] = json.loads(note.read_text())
         self._say(f"{name}: {self._training[name]}")
 
+    def _make_plain(self) -> dict[str, float]:
+        """The tokenizer, a blank model, and its first lessons: one sentence, one fact."""
+        recipe = self._recipe
+        new = self._work / "blank"
+        sample = self._base_text(self.author("train", 0), min(30_000, recipe.base_samples), "base")
+        tokenizer = blank.make_tokenizer(_texts(sample), new)
+        blank.new_model(tokenizer, new, seed=recipe.seed)
+        lessons = list(corpus.plain_samples(self.author("train", 2), recipe.plain_samples, prefix="plain"))
+        check = list(corpus.plain_samples(self.author("values", 3), recipe.validation_samples, prefix="check"))
+        return self._train(_SHARED, new, lessons, check, self._work / "trained-plain", recipe.base)
+
     def _make_base(self) -> dict[str, float]:
         recipe = self._recipe
-        chats = read_dialogues(self._dialogues)
-
-        def text(author: Author, count: int, prefix: str) -> list[Sample]:
-            written = corpus.base_samples(
-                author, count, weights=_BASE_SHARES, full_prompts=_FULL_PROMPTS, dialogues=chats, prefix=prefix
-            )
-            return list(written)
-
-        lessons = text(self.author("train", 0), recipe.base_samples, "base")
-        check = text(self.author("values", 1), recipe.validation_samples, "check")
-        new = self._work / "blank"
-        tokenizer = blank.make_tokenizer(_texts(lessons[:30_000]), new)
-        blank.new_model(tokenizer, new, seed=recipe.seed)
-        figures = self._train(_SHARED, new, lessons, check, self._work / "trained-base", recipe.base)
-        blank.halve(self._work / "trained-base", self._work / "nano" / "base")
+        lessons = self._base_text(self.author("train", 0), recipe.base_samples, "base")
+        check = self._base_text(self.author("values", 1), recipe.validation_samples, "check")
+        trained = self._work / "trained-base"
+        figures = self._train(_SHARED, self._work / "trained-plain", lessons, check, trained, recipe.base)
+        blank.halve(trained, self._work / "nano" / "base")
         return figures
+
+    def _base_text(self, author: Author, count: int, prefix: str) -> list[Sample]:
+        chats = read_dialogues(self._dialogues)
+        written = corpus.base_samples(
+            author, count, weights=_BASE_SHARES, full_prompts=_FULL_PROMPTS, dialogues=chats, prefix=prefix
+        )
+        return list(written)
 
     def _lessons(self, expert: Expert) -> tuple[list[Sample], list[Sample]]:
         place = 10 * (1 + corpus.EXPERTS.index(expert))
