@@ -272,8 +272,7 @@ async def test_what_the_killed_server_left_is_distilled(vllm_server, open_memory
     memory = open_memory()
     flushed = await memory.aio.flush()
     counts = memory.count(scope=ANA)
-    # random weights may not come to an end, or say facts that are too long for the next prompt
-    assert {type(failure.error) for failure in flushed.errors} <= {ReplyError, BackendRequestError}
+    assert {type(failure.error) for failure in flushed.errors} <= {ReplyError}  # random weights may not come to an end
     assert (counts["turns"], counts["pending"]) == (24, len(flushed.pending))
     assert counts["pending"] < 24
     await memory.aio.close()
