@@ -46,3 +46,11 @@ def vllm_server(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory)
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     with real_vllm(tiny_model.path, tiny_model.adapters, name="tiny", log_file=log) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def exact_vllm_server(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
+    """Another one over `tiny_model`, in float32: for what has to be the same on the server and in process."""
+    log = tmp_path_factory.mktemp("exact-vllm") / "server.log"
+    with real_vllm(tiny_model.path, tiny_model.adapters, name="tiny", log_file=log, exact=True) as server:
+        yield server

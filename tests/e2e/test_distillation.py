@@ -100,7 +100,7 @@ def test_the_samples_are_clean_and_apart(samples: Path) -> None:
 
 
 def test_served_and_in_process_they_answer_where_the_base_does_not(
-    vllm_server: VLLMServer, tiny_model: TinyModel, experts: dict[str, Path], talks: Path
+    exact_vllm_server: VLLMServer, tiny_model: TinyModel, experts: dict[str, Path], talks: Path
 ) -> None:
     def measured(*model: str) -> PipelineResult:
         words = ["eval", "pipeline", "--data", str(talks), *model, "--json"]
@@ -108,7 +108,7 @@ def test_served_and_in_process_they_answer_where_the_base_does_not(
         return PipelineResult.model_validate_json(run_memlora(*words).stdout)
 
     adapters = [f"--adapter={expert}={folder}" for expert, folder in experts.items()]
-    served = measured("--base", vllm_server.model, "--base-url", vllm_server.base_url, *adapters)
+    served = measured("--base", exact_vllm_server.model, "--base-url", exact_vllm_server.base_url, *adapters)
     in_process = measured("--base", str(tiny_model.path), *adapters)
     base = measured("--base", str(tiny_model.path))
     assert served.score == in_process.score == 1.0

@@ -32,7 +32,7 @@ T = TypeVar("T")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
     log = tmp_path_factory.mktemp("nano") / "server.log"
-    with real_vllm(nano.BASE, nano.ADAPTERS, name="nano", log_file=log) as server:
+    with real_vllm(nano.BASE, nano.ADAPTERS, name="nano", log_file=log, exact=True) as server:
         yield server
 
 

@@ -43,9 +43,9 @@ def in_process(tiny_model: TinyModel, expert: Path) -> Iterator[LocalBackend]:
 
 
 def test_a_trained_expert_says_the_same_on_the_server(
-    vllm_server: VLLMServer, expert: Path, in_process: LocalBackend
+    exact_vllm_server: VLLMServer, expert: Path, in_process: LocalBackend
 ) -> None:
-    served = VLLMBackend(vllm_server.base_url, vllm_server.model, {"generation": expert})
+    served = VLLMBackend(exact_vllm_server.base_url, exact_vllm_server.model, {"generation": expert})
     asked = [*questions(TRAIN), *UNSEEN]
     replies = [served.complete(question) for question in asked]
     served.close()
