@@ -34,7 +34,7 @@ install-vllm: $(VLLM_VENV)/.installed ## The model server, in .venv-vllm
 demo: install ## Remember an example conversation, offline, and show what was kept and found
 	$(BIN)/memlora demo $(ARGS)
 
-nano: install ## The model that ships, made anew (an hour on 2 cores): make nano ARGS="--dialogues FILE.csv"
+nano: install ## The small model of the package, made anew: make nano ARGS="--dialogues FILE.csv"
 	$(BIN)/python -m memlora_plugins.nano.recipe.make $(ARGS)
 
 test: install install-vllm lint types bench ## Everything: style, types, measured bars, tests with coverage
