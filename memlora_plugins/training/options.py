@@ -46,7 +46,7 @@ class TrainingOptions(BaseModel):
 
     `device` is `"auto"` (a GPU where there is one) or `"cpu"`. `threads` is given to torch and holds for the process;
     None means 1 on machines of up to 4 cores (where more are quicker only if nothing else runs), and torch's choice on
-    larger ones. `gradient_checkpointing` needs less memory and about a quarter more time.
+    larger ones. `gradient_checkpointing` computes activations anew in the backward pass: less memory, more time.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

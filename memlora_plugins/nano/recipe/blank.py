@@ -72,9 +72,9 @@ def new_model(tokenizer: Any, folder: Path, *, seed: int) -> None:
     """Save a model with random weights for `tokenizer` to `folder`, one that can copy from the beginning.
 
     Facts and answers are mostly words of the prompt, so copying is what has to be learned first, and a small model
-    with random weights had not learned it after 1,750 steps of 12 samples. This one begins with the circuit that it would end up with (an
-    *induction head*, Olsson et al. 2022): a head of the first layer looks one token back, and a head of the second
-    finds where the present token stood before and copies what came after it there.
+    with random weights had not learned it after 1,750 steps of 12 samples. This one begins with the circuit that it
+    would end up with (an *induction head*, Olsson et al. 2022): a head of the first layer looks one token back, and a
+    head of the second finds where the present token stood before and copies what came after it there.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
