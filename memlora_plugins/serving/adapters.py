@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import AdapterInvalidError
+from ..errors import AdapterInvalidError, SettingsError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+NOTES_FILE = "memlora.json"
+"""What training notes next to an adapter; `base_sha256` names the weights it was trained on."""
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256)
 """What vLLM takes as `--max-lora-rank`."""
 
@@ -127,6 +129,41 @@ def base_config(model: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return config if isinstance(config, dict) else None
+
+
+def weights_sha256(folder: Path) -> str:
+    """The hash of a model's safetensors: of the file itself, or of the shards' hashes in the order of their names.
+
+    Raises:
+        SettingsError: the folder has no safetensors.
+    """
+    digests = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if not digests:
+        raise SettingsError(f"{folder} has no safetensors file; save the model again with a current transformers.")
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def check_base(adapter: Adapter, base: Path) -> None:
+    """Compare the base model an adapter's notes name, if they name one, with the one in folder `base`.
+
+    Raises:
+        AdapterInvalidError: the adapter was trained on other weights, or its notes cannot be read.
+        SettingsError: the notes name weights, and the folder has no safetensors.
+    """
+    if adapter.folder is None or not (notes := adapter.folder / NOTES_FILE).is_file():
+        return
+    try:
+        trained_on = json.loads(notes.read_bytes()).get("base_sha256")
+    except (OSError, ValueError, AttributeError) as error:
+        raise AdapterInvalidError(f"{notes} cannot be read: {error}. Train or download the adapter again.") from error
+    if trained_on is not None and trained_on != (found := weights_sha256(base)):
+        raise AdapterInvalidError(
+            f"The adapter in {adapter.folder} was trained on other weights (sha256 {str(trained_on)[:12]}…) than those "
+            f"in {base} ({found[:12]}…). Use it with its own base model, or train it again on this one."
+        )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AdapterInvalidError, BackendRequestError, BackendUnavailableError, SettingsError
 from ..types import clean_text
-from .adapters import Adapter
+from .adapters import Adapter, check_base
 from .base import ChatMessage, Request
 from .generation import CUT_OFF, Row, TextStream
 from .grammar import Grammars
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
     from .engine import Source
 
 log = logging.getLogger(__name__)
-
-NOTES_FILE = "memlora.json"
-"""What training notes next to an adapter; `base_sha256` names the weights it was trained on."""
 
 _BASE = "__base__"  # peft's word for a row without an adapter
 _CACHED_ATTENTION = {"full_attention", "sliding_attention"}
@@ -157,40 +152,6 @@ def prompt_tokens(tokenizer: Any, messages: Sequence[ChatMessage], folder: Path)
     if not tokens:
         raise BackendRequestError("The chat template made an empty prompt of these messages.", status=400)
     return tokens
-
-
-def weights_sha256(folder: Path) -> str:
-    """The hash of a model's safetensors: of the file itself, or of the shards' hashes in the order of their names.
-
-    Raises:
-        SettingsError: the folder has no safetensors.
-    """
-    digests = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if not digests:
-        raise SettingsError(f"{folder} has no safetensors file; save the model again with a current transformers.")
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def check_base(adapter: Adapter, base: Path) -> None:
-    """Compare the base model an adapter's notes name, if they name one, with the one in folder `base`.
-
-    Raises:
-        AdapterInvalidError: the adapter was trained on other weights, or its notes cannot be read.
-    """
-    if adapter.folder is None or not (notes := adapter.folder / NOTES_FILE).is_file():
-        return
-    try:
-        trained_on = json.loads(notes.read_bytes()).get("base_sha256")
-    except (OSError, ValueError, AttributeError) as error:
-        raise AdapterInvalidError(f"{notes} cannot be read: {error}. Train or download the adapter again.") from error
-    if trained_on is not None and trained_on != (found := weights_sha256(base)):
-        raise AdapterInvalidError(
-            f"The adapter in {adapter.folder} was trained on other weights (sha256 {str(trained_on)[:12]}…) than those "
-            f"in {base} ({found[:12]}…). Use it with its own base model, or train it again on this one."
-        )
 
 
 def _attach(model: Any, adapter: Adapter, name: str, base: Path, device: torch.device) -> Any:

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 import httpx
 
 from ..errors import MissingDependencyError, ServerStartError, SettingsError
-from .adapters import Adapter, base_config, checked_name, is_hub_name, preflight, server_rank
+from .adapters import Adapter, base_config, check_base, checked_name, is_hub_name, preflight, server_rank
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -64,7 +64,7 @@ class VLLMServer:
 
     Raises:
         SettingsError: there is no such model folder, an adapter has the model's name, or `host` is no address here.
-        AdapterInvalidError: an adapter cannot be served.
+        AdapterInvalidError: an adapter cannot be served, or notes that it was trained on other weights.
         MissingDependencyError: no interpreter with vLLM was found.
     """
 
@@ -98,6 +98,9 @@ class VLLMServer:
             checked_name(name): preflight(name, Path(path), base_config=config)
             for name, path in (adapters or {}).items()
         }
+        if self._folder is not None:
+            for adapter in self._adapters.values():
+                check_base(adapter, self._folder)
         if self.model in self._adapters:
             raise SettingsError(f"An adapter cannot have the model's name {self.model!r}; give it another name.")
         self.python = vllm_python(python)

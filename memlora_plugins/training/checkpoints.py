@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInputError, SettingsError, TrainingError
-from ..serving.adapters import CONFIG_FILE
-from ..serving.checkpoint import NOTES_FILE
+from ..serving.adapters import CONFIG_FILE, NOTES_FILE
 from .identity import check_same
 
 _STATE_FILE = "trainer_state.json"  # the trainer writes it last

@@ -301,7 +301,7 @@ def _check_data(
 
 def _identity(material: _Material, options: SearchOptions) -> dict[str, str]:
     """What a search is made of, by name: digests of everything that its scores depend on, the grid aside."""
-    from ..serving.checkpoint import weights_sha256
+    from ..serving.adapters import weights_sha256
     from ..serving.local import model_folder
 
     hyper = options.training.model_dump(mode="json", exclude={"learning_rate", "batch_size", *MACHINE_OPTIONS})

@@ -15,8 +15,7 @@ from typing import Any
 
 from ..errors import DatasetError, MissingDependencyError, TrainingError
 from ..files import write_whole
-from ..serving.adapters import CONFIG_FILE, WEIGHTS_FILE, is_hub_name
-from ..serving.checkpoint import NOTES_FILE, weights_sha256
+from ..serving.adapters import CONFIG_FILE, NOTES_FILE, WEIGHTS_FILE, is_hub_name, weights_sha256
 from ..serving.local import model_folder
 from . import card as cards
 from .checkpoints import Checkpoints, check_replaceable, put_in_place

@@ -23,8 +23,8 @@ from memlora_plugins.errors import (
     SettingsError,
 )
 from memlora_plugins.serving import checkpoint
+from memlora_plugins.serving.adapters import weights_sha256
 from memlora_plugins.serving.base import Completion, Request
-from memlora_plugins.serving.checkpoint import weights_sha256
 from memlora_plugins.serving.local import LocalBackend
 
 

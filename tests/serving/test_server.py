@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -212,6 +213,24 @@ def test_bad_adapters_are_refused_before_anything_starts(model, python, tmp_path
         make(model, python, adapters={"../x": tmp_path / "a"})
     with pytest.raises(SettingsError, match="model's name"):
         make(model, python, adapters={"tiny": write_adapter(tmp_path / "b")})
+
+
+def test_an_adapter_of_another_base_is_refused_by_its_hash(model, python, tmp_path):
+    adapter = write_adapter(tmp_path / "a")
+    notes = adapter / "memlora.json"
+    weights = model / "model.safetensors"
+    weights.write_bytes(b"these")
+    notes.write_text(json.dumps({"base_sha256": hashlib.sha256(b"these").hexdigest()}))
+    make(model, python, adapters={"update": adapter})
+    weights.write_bytes(b"others")
+    with pytest.raises(AdapterInvalidError, match="trained on other weights"):
+        make(model, python, adapters={"update": adapter})
+    weights.unlink()
+    with pytest.raises(SettingsError, match="no safetensors"):
+        make(model, python, adapters={"update": adapter})
+    notes.write_text("{")
+    with pytest.raises(AdapterInvalidError, match="cannot be read"):
+        make(model, python, adapters={"update": adapter})
 
 
 def test_a_default_log_file_and_a_fixed_port(model, python):

@@ -7,6 +7,7 @@ package are replaced only by better ones.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -51,12 +52,12 @@ _FULL_PROMPTS = 0.025  # share of the base's tasks that carry the full prompt
 
 _BASE = TrainingOptions(
     full=True,
-    learning_rate=7e-4,
+    learning_rate=1e-3,
     schedule="cosine",
-    warmup=0.04,
+    warmup=0.03,
     weight_decay=0.05,
     betas=(0.9, 0.98),
-    batch_size=12,
+    batch_size=24,
     epochs=1,
     patience=1_000,
 )
@@ -78,11 +79,11 @@ class Recipe:
     """How much of everything. The defaults are nano's; tests make less of it."""
 
     seed: int = 7
-    plain_samples: int = 80_000
+    plain_samples: int = 60_000
     """Single sentences, before anything else."""
-    base_samples: int = 90_000
+    base_samples: int = 80_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 16_000, "update": 10_000, "generation": 8_000}
+        default_factory=lambda: {"extraction": 12_000, "update": 8_000, "generation": 6_000}
     )
     validation_samples: int = 300
     test_samples: int = 500
@@ -237,7 +238,8 @@ class Kitchen:
             if event.validation_loss is not None:
                 self._say(f"  step {event.step} of {event.steps}: validation loss {event.validation_loss:.4f}")
 
-        chosen = options.model_copy(update={"seed": self._recipe.seed, "eval_every": self._recipe.eval_every})
+        fixed = {"seed": self._recipe.seed, "eval_every": self._recipe.eval_every, "threads": os.cpu_count()}
+        chosen = options.model_copy(update=fixed)
         done = train(expert, base, lessons, check, out, chosen, resume=True, on_event=heard)
         return {
             "samples": len(lessons),
