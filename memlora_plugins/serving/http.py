@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -73,7 +74,8 @@ class Transport:
         self._trust_env = not _is_loopback(url.host)
         self._guard = threading.Lock()
         self._client: httpx.Client | None = None
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._tls: ssl.SSLContext | None = None
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Pool]] = WeakKeyDictionary()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -219,10 +221,10 @@ class Transport:
         return response
 
     async def _asend(self, method: str, url: str, content: bytes, stream: Exchange | None) -> httpx.Response:
-        client = self.async_client()
-        with self.translated():
-            request = client.build_request(method, url, content=content or None)
-            response = await client.send(request, stream=stream is not None)
+        pool = self._pool()
+        with self.translated(), pool.busy():
+            request = pool.client.build_request(method, url, content=content or None)
+            response = await pool.client.send(request, stream=stream is not None)
             if stream is not None:
                 stream.take(response)
                 if not response.is_success:
@@ -263,19 +265,33 @@ class Transport:
             return self._client
 
     def async_client(self) -> httpx.AsyncClient:
-        """The async client of the running loop, made on first use.
+        """An async client of the running loop, made on first use.
 
         Raises:
             ClosedError: after `close`.
         """
-        loop = asyncio.get_running_loop()
+        return self._pool().client
+
+    def _pool(self) -> _Pool:
+        """The pool of the running loop with the fewest requests in flight; another one where all have enough."""
         with self._guard:
             self._check_open()
-            if loop not in self._async_clients:
-                self._async_clients[loop] = httpx.AsyncClient(
-                    headers=self._headers(), timeout=self._timeout, limits=_LIMITS, trust_env=self._trust_env
+            pools = self._pools.setdefault(asyncio.get_running_loop(), [])
+            pool = min(pools, key=lambda pool: pool.in_flight, default=None)
+            if pool is None or pool.in_flight >= _ENOUGH:
+                if self._tls is None:  # slow to make: one for all
+                    self._tls = httpx.create_ssl_context(trust_env=self._trust_env)
+                pool = _Pool(
+                    httpx.AsyncClient(
+                        headers=self._headers(),
+                        timeout=self._timeout,
+                        limits=_LIMITS,
+                        trust_env=self._trust_env,
+                        verify=self._tls,
+                    )
                 )
-            return self._async_clients[loop]
+                pools.append(pool)
+            return pool
 
     def _check_open(self) -> None:
         if self._closed:
@@ -285,8 +301,9 @@ class Transport:
         with self._guard:
             self._closed = True
             client, self._client = self._client, None
-            async_clients = [(loop, client) for loop, client in self._async_clients.items() if not loop.is_closed()]
-            self._async_clients.clear()
+            open_loops = [(loop, pools) for loop, pools in self._pools.items() if not loop.is_closed()]
+            async_clients = [(loop, pool.client) for loop, pools in open_loops for pool in pools]
+            self._pools.clear()
         return client, async_clients
 
     @property
@@ -355,7 +372,28 @@ class Exchange:
             await self._response.aclose()
 
 
+class _Pool:
+    """A client of one event loop, and how many requests it has in flight.
+
+    Several of them, because httpcore looks at all connections of a pool for each of them, at every request: the work of
+    one large pool grows with the square of what is in flight, or faster.
+    """
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.in_flight = 0
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+_ENOUGH = 4  # requests in flight, before another pool is opened
 _closing: set[asyncio.Task[None]] = set()
 
 

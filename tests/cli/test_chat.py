@@ -41,19 +41,6 @@ def test_nano_answers_where_nothing_else_is_said(memlora: Memlora) -> None:
     assert line["text"] == "Hello!"
 
 
-@pytest.mark.usefixtures("real_embedder")
-def test_the_nano_that_ships_learns_a_move(memlora: Memlora) -> None:
-    memlora("chat", *ANA, input="I moved to Porto.\n")
-    memlora("chat", *ANA, input="Guess what! I moved to Lisbon.\n")
-    assert "Lisbon" in memlora("chat", *ANA, input="Where do I live?\n").stdout
-    [fact] = json.loads(memlora("facts", *ANA, "--json").stdout)
-    chain = json.loads(memlora("history", fact["id"], *ANA, "--json").stdout)
-    assert [(one["text"], one["retired_by"]) for one in chain] == [
-        ("The user lives in Porto", "UPDATE"),
-        ("The user lives in Lisbon", None),
-    ]
-
-
 def test_with_a_model_it_answers_and_learns(
     memlora: Memlora, model_server: FakeModelServer, with_model: list[str]
 ) -> None:

@@ -425,6 +425,18 @@ def test_one_backend_serves_many_loops(fake_server):
     assert len(fake_server.requests) == 4
 
 
+async def test_many_requests_at_once_share_few_connections_each_and_all_are_closed(fake_server):
+    backend = OpenAIBackend(fake_server.base_url, "base")
+    fake_server.latency = 0.2
+    await asyncio.gather(*(backend.acomplete(SAY) for _ in range(20)))
+    await backend.acomplete(SAY)
+    clients = [pool.client for pools in backend._transport._pools.values() for pool in pools]
+    assert len(clients) == 5
+    assert len(fake_server.requests) == 21
+    await backend.aclose()
+    assert all(client.is_closed for client in clients)
+
+
 def test_close_reaches_a_loop_that_runs_elsewhere(fake_server):
     backend = OpenAIBackend(fake_server.base_url, "base")
     loop = asyncio.new_event_loop()
