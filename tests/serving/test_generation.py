@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from unicodedata import normalize
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_model import TinyModel
 from transformers import AutoTokenizer
@@ -33,7 +34,9 @@ def pieces(tokenizer: Any, tokens: list[int]) -> list[str]:
 
 
 @given(text=st.text())
+@example(text="\uf900")
 def test_a_stream_gives_whole_characters(tokenizer: Any, text: str) -> None:
+    text = normalize("NFC", text)  # as this tokenizer does before it encodes
     told = pieces(tokenizer, tokenizer.encode(text))
     assert "".join(told) == text.rstrip("\ufffd")
     if "\ufffd" not in text:
