@@ -93,7 +93,8 @@ class Core:
             return result
         ids = [turn.id for turn in pending]
         if not wait:
-            self._worker.submit(scope, ids)
+            if self.can_distil:
+                self._worker.submit(scope, ids)
             return replace(result, pending=pending)
         done = yield from remember.distil(self.store, scope, ids, self._rules, self._claims)
         left = {turn.id for turn in done.pending}

@@ -16,17 +16,23 @@ from .types import AddResult, Failure, Scope
 log = logging.getLogger(__name__)
 
 
+_LINGER = 1.0
+"""Seconds: to start a thread takes longer than to keep what is added."""
+
+
 class Worker:
     """Runs `distil(scope, turn ids)` on daemon threads: one at a time for a person, several persons at once.
 
-    Threads start when there is work and end when there is none, so an idle memory costs none. What is not finished at
-    `close()` or at the end of the process stays pending in the store.
+    Threads start when there is work and end when there was none for a while, so an idle memory costs none. What is not
+    finished at `close()` or at the end of the process stays pending in the store.
     """
 
     def __init__(self, distil: Callable[[Scope, list[str]], AddResult], threads: int) -> None:
         self._distil = distil
         self._most = threads
         self._lock = threading.Lock()
+        self._work_there = threading.Condition(self._lock)
+        self._idle = 0
         self._queue: OrderedDict[Scope, list[str]] = OrderedDict()
         self._busy: set[Scope] = set()
         self._threads: set[threading.Thread] = set()
@@ -47,7 +53,9 @@ class Worker:
             if not self._queue[person]:
                 del self._queue[person]
                 return
-            if len(self._threads) < min(self._most, len(self._queue) + len(self._busy)):
+            if self._idle:
+                self._work_there.notify()
+            if len(self._threads) < self._most and len(self._queue.keys() - self._busy) > self._idle:
                 thread = threading.Thread(target=self._work, name="memlora-distil", daemon=True)
                 thread.start()
                 self._threads.add(thread)
@@ -72,6 +80,7 @@ class Worker:
         with self._lock:
             self._closed = True
             self._queue.clear()
+            self._work_there.notify_all()
             threads = list(self._threads)
             waiting, self._waiting = self._waiting, []
         for one in waiting:
@@ -92,13 +101,22 @@ class Worker:
             self._done(scope, result)
 
     def _take(self) -> tuple[Scope, list[str]] | None:
+        """The next job; None after `_LINGER` seconds without one."""
         with self._lock:
-            scope = next((scope for scope in self._queue if scope not in self._busy), None)
+            scope = self._next()
+            if scope is None and not self._closed:
+                self._idle += 1
+                self._work_there.wait_for(lambda: self._closed or self._next() is not None, _LINGER)
+                self._idle -= 1
+                scope = self._next()
             if scope is None:
                 self._threads.discard(threading.current_thread())
                 return None
             self._busy.add(scope)
             return scope, self._queue.pop(scope)
+
+    def _next(self) -> Scope | None:
+        return next((scope for scope in self._queue if scope not in self._busy), None)
 
     def _done(self, scope: Scope, result: AddResult) -> None:
         with self._lock:

@@ -29,6 +29,7 @@ from .engine import (
     In,
     Is,
     Point,
+    Ranked,
     Search,
     Sparse,
     Vectors,
@@ -326,9 +327,9 @@ class _EdgeEngine:
 
         return direct(action)
 
-    def search(self, searches: Sequence[Search]) -> Effect[list[list[tuple[str, float]]]]:
-        def action() -> list[list[tuple[str, float]]]:
-            return [[(str(p.id), p.score) for p in self._edge.query(_query(search))] for search in searches]
+    def search(self, searches: Sequence[Search]) -> Effect[list[Ranked]]:
+        def action() -> list[Ranked]:
+            return [[(p.id, p.score) for p in self._edge.query(_query(search))] for search in searches]
 
         return direct(action)
 
@@ -418,7 +419,8 @@ def _query(search: Search) -> q.QueryRequest:
 
 
 def _point(record: q.Record) -> Point:
-    found = record.vector if isinstance(record.vector, dict) else {}
+    named = record.vector
+    found = named if isinstance(named, dict) else {}
     vectors: dict[str, Any] = {
         name: Sparse(tuple(v.indices), tuple(v.values)) if isinstance(v, q.SparseVector) else v
         for name, v in found.items()

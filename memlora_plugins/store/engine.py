@@ -6,6 +6,7 @@ arrive here are valid Unicode.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ from ..flows.effects import Call, Effect, Flow
 T = TypeVar("T")
 Reply = Effect[T] | Flow[T]
 """What `yield from` turns into a T."""
+Ranked = list[tuple[Any, float]]
+"""Ids and scores, best first. `str(id)` is a point's id: most drop out, and to write a UUID takes its time."""
 
 DENSE = ("text", "context")
 SPARSE = ("context_words",)
@@ -129,7 +132,7 @@ class Engine(Protocol):
         vectors: Sequence[str] = (),
     ) -> Reply[list[Point]]: ...
 
-    def search(self, searches: Sequence[Search]) -> Reply[list[list[tuple[str, float]]]]: ...
+    def search(self, searches: Sequence[Search]) -> Reply[list[Ranked]]: ...
 
     def count(self, where: Where) -> Reply[int]: ...
 
@@ -151,10 +154,17 @@ class Engine(Protocol):
     async def aclose(self) -> None: ...
 
 
+_CANONICAL = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+"""Most ids are written like this already, and reading them as UUIDs is the dearest part of looking them up."""
+
+
 def valid_ids(ids: Sequence[str]) -> list[str]:
     """Those of `ids` that can be the id of a point; anything else names nothing."""
     valid = []
     for id in ids:
+        if isinstance(id, str) and _CANONICAL(id):
+            valid.append(id)
+            continue
         with suppress(ValueError, AttributeError, TypeError):
             valid.append(str(uuid.UUID(id)))
     return valid

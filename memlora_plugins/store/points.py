@@ -250,7 +250,8 @@ class PointStore:
             return []
         most = max(ranking.CANDIDATES, limit)
         lists = yield from self._engine.search([Search(name, value, where, most) for name, value in asked.items()])
-        ranked = ranking.fuse(dict(zip(asked, lists, strict=True)))[: ranking.LOOK_AHEAD * limit]
+        fused = ranking.fuse(dict(zip(asked, lists, strict=True)))
+        ranked = [(str(id), score) for id, score in fused[: ranking.LOOK_AHEAD * limit]]
         points = yield from self._retrieve([id for id, _ in ranked])
         found = {point.id: point for point in points if belongs(point.payload, scope)}
         best = ranking.rerank([(id, score) for id, score in ranked if id in found], _sources(found.values()))
@@ -273,7 +274,8 @@ class PointStore:
         where = facts_of(scope)
         for vector in vectors:
             self._check(vector)
-        lists = yield from self._engine.search([Search("text", vector.tolist(), where, limit) for vector in vectors])
+        found = yield from self._engine.search([Search("text", vector.tolist(), where, limit) for vector in vectors])
+        lists = [[(str(id), score) for id, score in ranked] for ranked in found]
         points = yield from self._retrieve(list({id for ranked in lists for id, _ in ranked}))
         facts = {point.id: read_fact(point.id, point.payload) for point in points if belongs(point.payload, scope)}
         return [[(facts[id], score) for id, score in ranked if id in facts] for ranked in lists]

@@ -30,6 +30,7 @@ from .engine import (
     In,
     Is,
     Point,
+    Ranked,
     Search,
     Sparse,
     Vectors,
@@ -247,11 +248,11 @@ class _ServerEngine:
             if offset is None or limit is not None:
                 return found
 
-    def search(self, searches: Sequence[Search]) -> Flow[list[list[tuple[str, float]]]]:
+    def search(self, searches: Sequence[Search]) -> Flow[list[Ranked]]:
         return (
             yield from self._call(
                 "query_batch_points",
-                lambda batch: [[(str(p.id), p.score) for p in response.points] for response in batch],
+                lambda batch: [[(p.id, p.score) for p in response.points] for response in batch],
                 requests=[_query(search) for search in searches],
             )
         )

@@ -14,8 +14,9 @@ the one they were checked on; by evidence found, windows matter most, then addin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -89,23 +90,23 @@ def saturated(counts: Mapping[int, float]) -> dict[int, float]:
 
 
 def fuse(
-    lists: Mapping[str, Sequence[tuple[str, float]]], *, weights: Mapping[str, float] = SIGNALS
-) -> list[tuple[str, float]]:
-    """One ranking from one list of (id, score) per signal, best first; ties by id.
+    lists: Mapping[str, Sequence[tuple[Any, float]]], *, weights: Mapping[str, float] = SIGNALS
+) -> list[tuple[Any, float]]:
+    """One ranking from one list of (id, score) per signal, best first; ties by id. Ids are all strings or all UUIDs.
 
     Scores of a list are measured from its lowest in standard deviations, weighted and added up. An item that a list
     lacks gets nothing from it, which is what the lowest gets. A list shorter than another (few items hold a word of
     the question) counts as filled up with zeros. Signals without a weight count 1. Scores are >= 0.
     """
     longest = max(map(len, lists.values()), default=0)
-    totals: dict[str, float] = {}
+    totals: dict[Any, float] = {}
     for signal, found in lists.items():
         if not found:
             continue
         scores = [score for _, score in found]
         scores += [0.0] * (longest - len(scores))
         mean = sum(scores) / longest
-        spread = (sum((score - mean) ** 2 for score in scores) / longest) ** 0.5
+        spread = math.dist(scores, [mean] * longest) / longest**0.5
         lowest = min(scores)
         # equal scores say that each item was found, and nothing else
         scale = weights.get(signal, 1.0) / spread if spread > 1e-9 else 0.0
