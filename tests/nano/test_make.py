@@ -31,6 +31,7 @@ LITTLE = dataclasses.replace(
     test_samples=6,
     conversations=2,
     eval_every=2,
+    plain=LITTLE.plain.model_copy(update={"threads": 1}),
     base=LITTLE.base.model_copy(update={"threads": 1}),
     expert=LITTLE.expert.model_copy(update={"rank": 4, "threads": 1}),
 )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from memlora_plugins.nano.recipe.relations import RELATIONS
 POOLS = relations.pools()
 CLOSED = {"number", "count", "year", "month", "weekday", "clock", "day", "when", "n"}
 SPLITS: tuple[Split, ...] = ("train", "values", "phrasings")
+LESSONS: dict[corpus.Lesson, int] = dict.fromkeys(get_args(corpus.Lesson), 1)
 SEEDS = st.integers(0, 2**31)
 
 
@@ -117,8 +119,7 @@ def test_questions_that_are_kept_for_the_tests_are_asked_in_none_of_training(see
 def test_the_same_seed_writes_the_same(seed: int, split: Split) -> None:
     def written(seed: int) -> list[object]:
         writer = author(seed, split)
-        weights = (1, 1, 1, 1)
-        base = corpus.base_samples(writer, 6, weights=weights, full_prompts=0.2, dialogues=[["a", "b"]], prefix="b")
+        base = corpus.base_samples(writer, 9, shares=LESSONS, full_prompts=0.2, dialogues=[["a", "b"]], prefix="b")
         tasks = [sample for name in corpus.EXPERTS for sample in corpus.samples(writer, name, 2, prefix=name)]
         return [*base, *tasks, conversation(writer, "c")]
 
@@ -306,8 +307,7 @@ def test_another_file_or_none_is_refused(tmp_path: Path) -> None:
 
 def test_the_base_reads_tasks_without_instructions_and_chats() -> None:
     chats = [["Is it raining?", "It pours."]]
-    weights = (30, 20, 20, 30)
-    read = list(corpus.base_samples(author(1), 200, weights=weights, full_prompts=0.1, dialogues=chats, prefix="b"))
+    read = list(corpus.base_samples(author(1), 200, shares=LESSONS, full_prompts=0.1, dialogues=chats, prefix="b"))
     assert [sample.id for sample in read] == [f"b-{number}" for number in range(200)]
     assert {sample.expert for sample in read} == set(corpus.EXPERTS)
     assert any(sample.reply == "It pours." for sample in read)
@@ -320,9 +320,34 @@ def test_the_base_reads_tasks_without_instructions_and_chats() -> None:
 
 @given(SEEDS)
 @settings(max_examples=20, deadline=None)
-def test_the_first_lessons_are_one_sentence_and_its_fact(seed: int) -> None:
-    for sample in corpus.plain_samples(author(seed), 5, prefix="plain"):
+def test_the_first_lessons_are_one_sentence_and_its_fact_or_words_to_copy(seed: int) -> None:
+    for sample in corpus.plain_samples(author(seed), 40, prefix="plain"):
         [asked] = sample.messages
         assert extraction.SHORT_PROMPT not in asked.content
-        assert asked.content.splitlines()[-1].startswith("user")
-        assert len(extraction.read(sample.reply).facts) == 1
+        [fact] = extraction.read(sample.reply).facts
+        assert fact == asked.content or asked.content.splitlines()[-1].startswith("user")
+
+
+def test_a_plain_decision_is_about_one_fact_and_a_plain_question_about_few_notes() -> None:
+    writer = author(5)
+    for _ in range(300):
+        bank = memories.bank(writer, plain=True)
+        assert len(bank.new) == 1
+        assert len(bank.old) <= 3
+        query = memories.query(writer, plain=True)
+        assert len(query.memories) <= 5
+        assert {hit.kind for hit in query.memories} <= {"fact"}
+
+
+def test_in_training_a_value_now_and_then_comes_from_a_pool_it_does_not_belong_to() -> None:
+    months = {POOLS.draw(random.Random(seed), "month", held_out=False) for seed in range(200)}
+    assert {author(2).value("month") for _ in range(200)} <= months  # closed pools keep to themselves
+
+    def own(split: Split, pool: str) -> float:
+        writer, values = (
+            author(2, split),
+            {POOLS.draw(random.Random(n), pool, held_out=split == "values") for n in range(3_000)},
+        )
+        return sum(writer.value(pool) in values for _ in range(500)) / 500
+
+    assert own("train", "job") < 0.9 < own("values", "job") == own("phrasings", "job")

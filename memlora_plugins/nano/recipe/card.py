@@ -26,9 +26,11 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   an induction head (`recipe/blank.py`).
   The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
-  names and nouns from open pools, half of the names invented. Base: {plain_samples:,} single sentences with their fact,
-  then {base_samples:,} samples of the three tasks, mostly without instructions, and chats. Experts: {extraction:,}
-  extraction, {update:,} update and {generation:,} generation samples with the short prompts, as they are served.
+  names and nouns from open pools, half of the names invented; in training one value in five comes from a pool where it
+  does not belong, so that it has to be copied. Base: {plain_samples:,} single sentences with their fact, then
+  {base_samples:,} samples: more of these, the three tasks without instructions (half of them short), a few full prompts
+  and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,} generation samples with the short
+  prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
   CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
 - Seed {seed}. Base: AdamW, learning rate {base_rate:g}, one pass each; experts: {expert_rate:g}, one pass.

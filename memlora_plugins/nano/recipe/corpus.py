@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from ...experts import extraction, generation, update
 from ...serving.base import Expert, PromptStyle
@@ -17,49 +18,71 @@ _PROMPTS: dict[Expert, str] = {
     "generation": generation.SHORT_PROMPT,
 }
 
-Writer = Callable[[Author, PromptStyle], tuple[list[dict[str, str]], str]]
+Writer = Callable[[Author, PromptStyle, bool], tuple[list[dict[str, str]], str]]
+"""(author, style of the prompt, whether there is little in it)"""
+Lesson = Literal["copy", "sentence", "exchange", "decision", "question", "chat"]
+"""What a sample of the base teaches: to repeat words; one sentence, one fact; then each of the three tasks; talk."""
+
+_COPIED = 0.05
+_PLAIN = 0.6  # share of the base's decisions and questions that have little in them
 
 
 def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Iterator[Sample]:
     """Prompts exactly as they are served, with the replies that are wanted. Ids begin with `prefix`."""
     for number in range(count):
-        messages, reply = _WRITERS[expert](author, "short")
+        messages, reply = _WRITERS[expert](author, "short", False)
         yield _sample(f"{prefix}-{number}", expert, messages, reply)
 
 
 def plain_samples(author: Author, count: int, *, prefix: str) -> Iterator[Sample]:
-    """Single sentences and the one fact in each, without instructions: what the base model learns first."""
+    """Single sentences and the one fact in each, without instructions, and now and then words to copy: what the base
+    model learns first."""
     for number in range(count):
-        scene = author.plain_scene()
-        messages = _bare("extraction", extraction.messages(scene.exchange, "short"))
-        yield _sample(f"{prefix}-{number}", "extraction", messages, extraction.target(scene.facts))
+        kind: Lesson = "copy" if author.rng.random() < _COPIED else "sentence"
+        yield _bare_sample(author, kind, f"{prefix}-{number}")
 
 
 def base_samples(
     author: Author,
     count: int,
     *,
-    weights: Sequence[int],
+    shares: Mapping[Lesson, int],
     full_prompts: float,
     dialogues: Sequence[Sequence[str]],
     prefix: str,
 ) -> Iterator[Sample]:
-    """What the base model reads: the three tasks without a word of instruction, now and then with the full prompts,
-    and chats.
+    """What the base model reads then: the three tasks without a word of instruction, most of them short, now and then
+    one with its full prompt, and chats.
 
-    `weights` are the shares of the three tasks and of chats; `full_prompts` the share of tasks with the full prompt;
-    `dialogues` are chats of other origin, mixed in with the generator's.
+    `shares` says how often there is each kind of lesson; `full_prompts` the share of all samples that are a task with
+    the full prompt; `dialogues` are chats of other origin, mixed in with the generator's.
     """
     rng = author.rng
-    kinds = (*EXPERTS, None)  # None: a chat
     for number in range(count):
-        kind = rng.choices(kinds, list(weights))[0]
-        if kind is None:
-            yield _chat(author, f"{prefix}-{number}", dialogues)
-            continue
-        full = rng.random() < full_prompts
-        messages, reply = _WRITERS[kind](author, "full" if full else "short")
-        yield _sample(f"{prefix}-{number}", kind, messages if full else _bare(kind, messages), reply)
+        id = f"{prefix}-{number}"
+        kind = rng.choices(list(shares), list(shares.values()))[0]
+        if rng.random() < full_prompts:
+            expert = rng.choice(EXPERTS)
+            yield _sample(id, expert, *_WRITERS[expert](author, "full", False))
+        elif kind == "chat":
+            yield _chat(author, id, dialogues)
+        else:
+            yield _bare_sample(author, kind, id)
+
+
+def _bare_sample(author: Author, kind: Lesson, id: str) -> Sample:
+    """A sample without instructions."""
+    if kind == "copy":
+        words = author.words()
+        return _sample(id, "extraction", [{"role": "user", "content": words}], extraction.target([words]))
+    if kind == "sentence":
+        scene = author.plain_scene()
+        messages = _bare("extraction", extraction.messages(scene.exchange, "short"))
+        return _sample(id, "extraction", messages, extraction.target(scene.facts))
+    expert: Expert = "extraction" if kind == "exchange" else "update" if kind == "decision" else "generation"
+    plain = kind != "exchange" and author.rng.random() < _PLAIN
+    messages, reply = _WRITERS[expert](author, "short", plain)
+    return _sample(id, expert, _bare(expert, messages), reply)
 
 
 def _bare(expert: Expert, messages: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -67,18 +90,18 @@ def _bare(expert: Expert, messages: list[dict[str, str]]) -> list[dict[str, str]
     return [{**message, "content": message["content"].replace(_PROMPTS[expert], "").strip()} for message in messages]
 
 
-def _extraction(author: Author, style: PromptStyle) -> tuple[list[dict[str, str]], str]:
-    scene = author.scene()
+def _extraction(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
+    scene = author.plain_scene() if plain else author.scene()
     return extraction.messages(scene.exchange, style), extraction.target(scene.facts)
 
 
-def _update(author: Author, style: PromptStyle) -> tuple[list[dict[str, str]], str]:
-    bank = memories.bank(author)
+def _update(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
+    bank = memories.bank(author, plain=plain)
     return update.messages(bank.old, bank.new, style), update.target(bank.decisions, bank.old, bank.new)
 
 
-def _generation(author: Author, style: PromptStyle) -> tuple[list[dict[str, str]], str]:
-    query = memories.query(author)
+def _generation(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
+    query = memories.query(author, plain=plain)
     return generation.messages(query.question, query.memories, style, now=query.now), query.answer
 
 

@@ -47,6 +47,9 @@ _ADVERBS = (
     ),
     *("lately", "last week", "recently", "nowadays", "in fact", "if that matters", "since last month", "by now"),
 )
+_FOREIGN = 0.2
+"""Share of the values in training that come from another pool than they should: what is known by its pool need not be
+copied, and then nothing new can be."""
 _FACTS = ((0, 24), (1, 40), (2, 22), (3, 10), (4, 4))  # facts in an exchange, and how often in a hundred
 
 
@@ -92,6 +95,7 @@ class Author:
         self.pools = pools
         self.rng = random.Random(f"{seed}-{split}")
         self.split = split
+        self._open = pools.open
 
     def person(self) -> str | None:
         """A name, or None for a person who goes by none."""
@@ -101,6 +105,9 @@ class Author:
         return datetime(2019, 1, 1, tzinfo=UTC) + timedelta(days=self.rng.randrange(3000), hours=self.rng.randrange(24))
 
     def value(self, pool: str, avoid: frozenset[str] = frozenset()) -> str:
+        """A value of the pool; in training, now and then of any open one."""
+        if self.split == "train" and pool in self._open and self.rng.random() < _FOREIGN:
+            pool = self.rng.choice(self._open)
         return self.pools.draw(self.rng, pool, held_out=self.split == "values", avoid=avoid)
 
     def tell(self, relation: Relation, person: str | None, date: datetime | None, *, ended: bool = False) -> Told:
@@ -167,6 +174,10 @@ class Author:
         templates = relation.ended if told.ended else self.sentences(relation)
         text = fill(self.rng.choice(templates), {**told.values, **told.spoken})
         return Scene(Exchange(f"{text}.", person, date=date), (told,))
+
+    def words(self) -> str:
+        """A few values of any pools, without a sense: a text to copy."""
+        return " ".join(self.value(self.rng.choice(self._open)) for _ in range(self.rng.randint(1, 4)))
 
     def say(self, told: Sequence[Told]) -> str:
         """The message that tells it all, in order."""

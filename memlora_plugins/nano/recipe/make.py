@@ -46,8 +46,15 @@ SCORES = "scores.json"
 Say = Callable[[str], None]
 
 _SHARED: Final = "shared"
-_BASE_SHARES = (52, 22, 20, 6)  # extraction, update, generation, chats
-_FULL_PROMPTS = 0.025  # share of the base's tasks that carry the full prompt
+_BASE_SHARES: Mapping[corpus.Lesson, int] = {
+    "copy": 3,
+    "sentence": 36,
+    "exchange": 25,
+    "decision": 20,
+    "question": 14,
+    "chat": 2,
+}
+_FULL_PROMPTS = 0.005
 
 
 _BASE = TrainingOptions(
@@ -61,9 +68,10 @@ _BASE = TrainingOptions(
     epochs=1,
     patience=1_000,
 )
+_PLAIN = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
 _EXPERT = TrainingOptions(
-    rank=32,
-    alpha=64,
+    rank=64,
+    alpha=128,
     dropout=0.0,
     target_modules="all-linear",
     learning_rate=1e-3,
@@ -79,18 +87,19 @@ class Recipe:
     """How much of everything. The defaults are nano's; tests make less of it."""
 
     seed: int = 7
-    plain_samples: int = 60_000
+    plain_samples: int = 100_000
     """Single sentences, before anything else."""
-    base_samples: int = 80_000
+    base_samples: int = 90_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 12_000, "update": 8_000, "generation": 6_000}
+        default_factory=lambda: {"extraction": 24_000, "update": 12_000, "generation": 6_000}
     )
     validation_samples: int = 300
-    test_samples: int = 500
-    conversations: int = 12
+    test_samples: int = 400
+    conversations: int = 4
     """Conversations on which the whole pipeline is measured."""
     eval_every: int = 500
     """Steps between two validations."""
+    plain: TrainingOptions = _PLAIN
     base: TrainingOptions = _BASE
     expert: TrainingOptions = _EXPERT
 
@@ -183,7 +192,7 @@ class Kitchen:
         blank.new_model(tokenizer, new, seed=recipe.seed)
         lessons = list(corpus.plain_samples(self.author("train", 2), recipe.plain_samples, prefix="plain"))
         check = list(corpus.plain_samples(self.author("values", 3), recipe.validation_samples, prefix="check"))
-        return self._train(_SHARED, new, lessons, check, self._work / "trained-plain", recipe.base)
+        return self._train(_SHARED, new, lessons, check, self._work / "trained-plain", recipe.plain)
 
     def _make_base(self) -> dict[str, float]:
         recipe = self._recipe
@@ -197,7 +206,7 @@ class Kitchen:
     def _base_text(self, author: Author, count: int, prefix: str) -> list[Sample]:
         chats = read_dialogues(self._dialogues)
         written = corpus.base_samples(
-            author, count, weights=_BASE_SHARES, full_prompts=_FULL_PROMPTS, dialogues=chats, prefix=prefix
+            author, count, shares=_BASE_SHARES, full_prompts=_FULL_PROMPTS, dialogues=chats, prefix=prefix
         )
         return list(written)
 

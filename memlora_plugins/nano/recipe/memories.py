@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Literal
 
 from ...experts.rules import Decision
@@ -50,12 +51,12 @@ class Query:
     kind: Kind
 
 
-def bank(author: Author) -> Bank:
-    """A few old memories of one person, and one to three new facts about the same."""
+def bank(author: Author, *, plain: bool = False) -> Bank:
+    """A few old memories of one person, and one to three new facts about the same. `plain`: less of both."""
     rng = author.rng
     person = author.person()
-    count = rng.choices((1, 2, 3), (70, 22, 8))[0]
-    relations = rng.sample(author.relations, count + rng.choice((0, 0, 1, 2, 3, 4, 5)))
+    count = 1 if plain else rng.choices((1, 2, 3), (70, 22, 8))[0]
+    relations = rng.sample(author.relations, count + rng.choice((0, 0, 1, 1, 2) if plain else (0, 0, 1, 2, 3, 4, 5)))
     old: list[str] = []
     new: list[str] = []
     wanted: list[tuple[str, str, str | None]] = []  # operation, new fact, old memory
@@ -115,12 +116,15 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
     return [], wording, "ADD"
 
 
-def query(author: Author, *, held_out: bool = False) -> Query:
-    """A question about one fact among others, or a remark. `held_out`: in words unseen in training."""
+def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Query:
+    """A question about one fact among others, or a remark. `held_out`: in words unseen in training; `plain`: among few
+    others, all of them notes."""
     rng = author.rng
     person = author.person()
     now = author.moment() + timedelta(days=200)
-    relations = rng.sample([relation for relation in author.relations if slots(relation.answer)], rng.randint(2, 6))
+    usable = [relation for relation in author.relations if slots(relation.answer)]
+    relations = rng.sample(usable, rng.randint(1, 3) if plain else rng.randint(2, 6))
+    noted = partial(_hits, author, notes_only=plain)
     asked, *others = relations
     told = author.tell(asked, person, now)
     question = author.question(told, held_out=held_out)
@@ -134,8 +138,8 @@ def query(author: Author, *, held_out: bool = False) -> Query:
         moment = _before(rng, now, 100)
         if kind == "changed" and not asked.many:
             earlier = author.another(told, slots(asked.answer) - {"n"})
-            hits += _hits(author, earlier, person, _before(rng, moment, 80), turn_only=True)
-        hits += _hits(author, told, person, moment)
+            hits += noted(earlier, person, _before(rng, moment, 80), turn_only=True)
+        hits += noted(told, person, moment)
     elif kind == "unknown":
         answer = UNKNOWN
     elif rng.random() < 0.65:
@@ -145,14 +149,14 @@ def query(author: Author, *, held_out: bool = False) -> Query:
     for relation in others:
         if relation.name != asked.name:
             moment = _before(rng, now, 180)
-            hits += _hits(author, author.tell(relation, person, moment), person, moment)
+            hits += noted(author.tell(relation, person, moment), person, moment)
     key = slots(asked.fact) - slots(asked.answer) - {"n"}
     if key and rng.random() < 0.3:  # the same about somebody else
         moment = _before(rng, now, 180)
-        hits += _hits(author, author.another(told, {*key, *slots(asked.answer)} - {"n"}), person, moment)
-    if rng.random() < 0.25:
+        hits += noted(author.another(told, {*key, *slots(asked.answer)} - {"n"}), person, moment)
+    if not plain and rng.random() < 0.25:
         hits.append(_turn(author, author.small_talk(), person, _before(rng, now, 180)))
-    if rng.random() < 0.15 and (line := author.assistant()):
+    if not plain and rng.random() < 0.15 and (line := author.assistant()):
         hits.append(_turn(author, line, None, _before(rng, now, 180), speaker="assistant"))
     rng.shuffle(hits)
     return Query(question, tuple(hits), now, answer, kind)
@@ -163,11 +167,17 @@ def _before(rng: random.Random, moment: datetime, days: int) -> datetime:
 
 
 def _hits(
-    author: Author, told: Told, person: str | None, moment: datetime, *, turn_only: bool = False
+    author: Author,
+    told: Told,
+    person: str | None,
+    moment: datetime,
+    *,
+    turn_only: bool = False,
+    notes_only: bool = False,
 ) -> Sequence[Hit]:
     """A fact as a note, as what was said, or both."""
     rng = author.rng
-    form = "turn" if turn_only and told.relation.said else rng.choices(("fact", "turn", "both"), (50, 20, 30))[0]
+    form = "fact" if notes_only else "turn" if turn_only else rng.choices(("fact", "turn", "both"), (50, 20, 30))[0]
     hits: list[Hit] = []
     if form != "turn":
         hits.append(Hit(kind="fact", text=told.fact, score=1.0, id=str(rng.random()), created_at=moment))

@@ -109,6 +109,11 @@ class Pools:
     def names(self) -> frozenset[str]:
         return frozenset(self._listed.keys() | _DRAWN.keys())
 
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The pools that hold values out."""
+        return tuple(sorted(self.names - _CLOSED))
+
     def draw(self, rng: random.Random, pool: str, *, held_out: bool, avoid: frozenset[str] = frozenset()) -> str:
         """A value that is held out, or one that is not, and none of `avoid`.
 
