@@ -408,13 +408,13 @@ def _condition(condition: Condition) -> Any:
 
 
 def _query(search: Search) -> q.QueryRequest:
-    where = _filter(search.where)
+    words = isinstance(search.vector, Sparse)
     return q.QueryRequest(
         limit=search.limit,
         query=q.Query.Nearest(_vector(search.vector), using=search.using),
-        filter=where,
+        filter=_filter(search.where),
         with_payload=False,
-        params=q.SearchParams(idf=q.IdfParams(corpus=where)) if isinstance(search.vector, Sparse) else None,
+        params=q.SearchParams(idf=q.IdfParams(corpus=_filter(search.corpus))) if words else None,
     )
 
 

@@ -98,12 +98,16 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The points nearest to `vector` by the vector `using`; word statistics are taken from `where` alone."""
+    """The points nearest to `vector` by the vector `using`; word statistics are taken from `corpus` alone.
+
+    They cost a look at every point of the corpus for every word, and more for each condition of it.
+    """
 
     using: str
     vector: Sequence[float] | Sparse
     where: Where
     limit: int
+    corpus: Where = ()
 
 
 class Engine(Protocol):

@@ -241,15 +241,17 @@ class PointStore:
     def _search(
         self, scope: Scope, text: str, vector: Vector | None, limit: int, kinds: Sequence[Kind]
     ) -> Flow[list[Hit]]:
-        where: Where = (*of_user(scope), In("shelf", tuple(kinds)))
+        own = of_user(scope)
+        where: Where = (*own, In("shelf", tuple(kinds)))
         if scope.session_id is not None and "turn" in kinds:
             where = (*where, Either((Is("shelf", "fact"), Is("session_id", scope.session_id))))
         self._check(vector)
         asked = self._question(clean_text(text), vector)
         if not asked or not kinds:
             return []
-        most = max(ranking.CANDIDATES, limit)
-        lists = yield from self._engine.search([Search(name, value, where, most) for name, value in asked.items()])
+        most = max(min(ranking.CANDIDATES, ranking.FOR_EACH * limit), limit)
+        searches = [Search(name, value, where, most, corpus=own) for name, value in asked.items()]
+        lists = yield from self._engine.search(searches)
         fused = ranking.fuse(dict(zip(asked, lists, strict=True)))
         ranked = [(str(id), score) for id, score in fused[: ranking.LOOK_AHEAD * limit]]
         points = yield from self._retrieve([id for id, _ in ranked])

@@ -351,15 +351,14 @@ def _condition(condition: Condition) -> models.Condition:
 
 
 def _query(search: Search) -> models.QueryRequest:
-    where = _filter(search.where)
     words = isinstance(search.vector, Sparse)
     return models.QueryRequest(
         query=_vector(search.vector),
         using=search.using,
-        filter=where,
+        filter=_filter(search.where),
         limit=search.limit,
         with_payload=False,
-        params=models.SearchParams(idf=models.IdfCorpusParams(corpus=where)) if words else None,
+        params=models.SearchParams(idf=models.IdfCorpusParams(corpus=_filter(search.corpus))) if words else None,
     )
 
 

@@ -30,7 +30,10 @@ SIGNALS: Mapping[str, float] = {"text": 0.3, "context": 0.6, "context_words": 1.
 """The vectors that a search asks for, and their weights in the sum."""
 
 CANDIDATES = 200
-"""How many items each signal puts up. More changes the found evidence by less than a hundredth."""
+"""How many items each signal puts up at most. More changes the found evidence by less than a hundredth."""
+
+FOR_EACH = 10
+"""How many items each signal puts up for each that is wanted, up to `CANDIDATES`: few wanted, less to sort out."""
 
 COUNTING = {"k": 1e6, "b": 0.0}
 """`Bm25Config` arguments with which a document's BM25 weights are plain term counts (to one in a million)."""
