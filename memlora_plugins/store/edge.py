@@ -329,7 +329,9 @@ class _EdgeEngine:
 
     def search(self, searches: Sequence[Search]) -> Effect[list[Ranked]]:
         def action() -> list[Ranked]:
-            return [[(p.id, p.score) for p in self._edge.query(_query(search))] for search in searches]
+            filters: dict[Where, q.Filter] = {}
+            lists = [self._edge.query(_query(search, filters)) for search in searches]
+            return [[(point.id.hex, point.score) for point in found] for found in lists]  # type: ignore[union-attr]
 
         return direct(action)
 
@@ -407,14 +409,18 @@ def _condition(condition: Condition) -> Any:
             return q.Filter(should=[_condition(one) for one in conditions])
 
 
-def _query(search: Search) -> q.QueryRequest:
+def _query(search: Search, filters: dict[Where, q.Filter]) -> q.QueryRequest:
+    """`filters` keeps those that were made, for the next search."""
     words = isinstance(search.vector, Sparse)
+    for where in (search.where, search.corpus):
+        if where not in filters:
+            filters[where] = _filter(where)
     return q.QueryRequest(
         limit=search.limit,
         query=q.Query.Nearest(_vector(search.vector), using=search.using),
-        filter=_filter(search.where),
+        filter=filters[search.where],
         with_payload=False,
-        params=q.SearchParams(idf=q.IdfParams(corpus=_filter(search.corpus))) if words else None,
+        params=q.SearchParams(idf=q.IdfParams(corpus=filters[search.corpus])) if words else None,
     )
 
 

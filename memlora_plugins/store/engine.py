@@ -19,8 +19,8 @@ from ..flows.effects import Call, Effect, Flow
 T = TypeVar("T")
 Reply = Effect[T] | Flow[T]
 """What `yield from` turns into a T."""
-Ranked = list[tuple[Any, float]]
-"""Ids and scores, best first. `str(id)` is a point's id: most drop out, and to write a UUID takes its time."""
+Ranked = list[tuple[str, float]]
+"""Ids and scores, best first. The ids are in any spelling that `uuid.UUID` reads: most drop out before `as_id`."""
 
 DENSE = ("text", "context")
 SPARSE = ("context_words",)
@@ -162,6 +162,11 @@ _CANONICAL = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 """Most ids are written like this already, and reading them as UUIDs is the dearest part of looking them up."""
 
 
+def as_id(id: str) -> str:
+    """The id of a point from any spelling of it."""
+    return str(uuid.UUID(id))
+
+
 def valid_ids(ids: Sequence[str]) -> list[str]:
     """Those of `ids` that can be the id of a point; anything else names nothing."""
     valid = []
@@ -170,7 +175,7 @@ def valid_ids(ids: Sequence[str]) -> list[str]:
             valid.append(id)
             continue
         with suppress(ValueError, AttributeError, TypeError):
-            valid.append(str(uuid.UUID(id)))
+            valid.append(as_id(id))
     return valid
 
 

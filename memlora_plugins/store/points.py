@@ -14,7 +14,7 @@ from ..types import Fact, Hit, Kind, Scope, Turn, clean_text
 from . import ranking, signals
 from .base import Change
 from .commit import commit
-from .engine import DENSE, Between, Either, Engine, Ids, In, Is, Point, Search, Sparse, Vectors, Where
+from .engine import DENSE, Between, Either, Engine, Ids, In, Is, Point, Search, Sparse, Vectors, Where, as_id
 from .forget import erase_session
 from .rows import (
     SPOKEN,
@@ -253,7 +253,7 @@ class PointStore:
         searches = [Search(name, value, where, most, corpus=own) for name, value in asked.items()]
         lists = yield from self._engine.search(searches)
         fused = ranking.fuse(dict(zip(asked, lists, strict=True)))
-        ranked = [(str(id), score) for id, score in fused[: ranking.LOOK_AHEAD * limit]]
+        ranked = [(as_id(id), score) for id, score in fused[: ranking.LOOK_AHEAD * limit]]
         points = yield from self._retrieve([id for id, _ in ranked])
         found = {point.id: point for point in points if belongs(point.payload, scope)}
         best = ranking.rerank([(id, score) for id, score in ranked if id in found], _sources(found.values()))
@@ -277,7 +277,7 @@ class PointStore:
         for vector in vectors:
             self._check(vector)
         found = yield from self._engine.search([Search("text", vector.tolist(), where, limit) for vector in vectors])
-        lists = [[(str(id), score) for id, score in ranked] for ranked in found]
+        lists = [[(as_id(id), score) for id, score in ranked] for ranked in found]
         points = yield from self._retrieve(list({id for ranked in lists for id, _ in ranked}))
         facts = {point.id: read_fact(point.id, point.payload) for point in points if belongs(point.payload, scope)}
         return [[(facts[id], score) for id, score in ranked if id in facts] for ranked in lists]

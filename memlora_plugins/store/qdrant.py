@@ -252,7 +252,7 @@ class _ServerEngine:
         return (
             yield from self._call(
                 "query_batch_points",
-                lambda batch: [[(p.id, p.score) for p in response.points] for response in batch],
+                lambda batch: [[(str(p.id), p.score) for p in response.points] for response in batch],
                 requests=[_query(search) for search in searches],
             )
         )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -93,16 +93,16 @@ def saturated(counts: Mapping[int, float]) -> dict[int, float]:
 
 
 def fuse(
-    lists: Mapping[str, Sequence[tuple[Any, float]]], *, weights: Mapping[str, float] = SIGNALS
-) -> list[tuple[Any, float]]:
-    """One ranking from one list of (id, score) per signal, best first; ties by id. Ids are all strings or all UUIDs.
+    lists: Mapping[str, Sequence[tuple[str, float]]], *, weights: Mapping[str, float] = SIGNALS
+) -> list[tuple[str, float]]:
+    """One ranking from one list of (id, score) per signal, best first; ties by id.
 
     Scores of a list are measured from its lowest in standard deviations, weighted and added up. An item that a list
     lacks gets nothing from it, which is what the lowest gets. A list shorter than another (few items hold a word of
     the question) counts as filled up with zeros. Signals without a weight count 1. Scores are >= 0.
     """
     longest = max(map(len, lists.values()), default=0)
-    totals: dict[Any, float] = {}
+    totals: dict[str, float] = {}
     for signal, found in lists.items():
         if not found:
             continue
