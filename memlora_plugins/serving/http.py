@@ -373,7 +373,7 @@ class Exchange:
 
 
 class _Pool:
-    """A client of one event loop, and how many requests it has in flight.
+    """A client of one event loop, and how many of its requests wait for their reply to begin.
 
     Several of them, because httpcore looks at all connections of a pool for each of them, at every request: the work of
     one large pool grows with the square of what is in flight, or faster.

@@ -5,7 +5,7 @@ Pure arithmetic on what a store read. Each point carries three vectors that are 
 - `text`: the embedding of what was said, with the speaker's name before it (`turn_text`), or of a fact;
 - `context`: the unit-length sum of the `text` vectors of a turn and the turns around it in the session (`WINDOW`);
 - `context_words`: the same window by words: term counts summed with the same weights, then saturated as in BM25.
-  The engine multiplies by the inverse document frequency within the scope.
+  The engine multiplies by the inverse document frequency among the points of the scope's user and agent.
 
 A short "Yes, last May!" is found by the question before it, and the words of a whole exchange weigh more than one
 lucky word. A fact has no surroundings, so its context is itself. The weights were chosen on conversations other than
