@@ -41,8 +41,8 @@ COUNTING = {"k": 1e6, "b": 0.0}
 SATURATION = 1.2
 """BM25's k: how fast the repetition of a word stops counting."""
 
-LOOK_AHEAD = 5
-"""`rerank` is worth giving this many times the items that are wanted."""
+LOOK_AHEAD = 3
+"""`rerank` is worth giving this many times the items that are wanted; 5 found as much to two thousandths."""
 
 CARRIED = 0.3
 """Share of a fact's score that its source turns get, and of a turn's score that its facts get."""
