@@ -14,7 +14,7 @@ from . import nano
 from .errors import ClosedError, ForkedError, InvalidInputError, NotPortableError, ScopeError
 from .flows import curate, recall, remember, transfer
 from .flows.effects import Call, Flow, drive
-from .types import AddResult, Answer, Fact, Hit, Kind, Message, Scope, Turn
+from .types import AddResult, Answer, Fact, Failure, Hit, Kind, Message, Scope, Turn
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -93,9 +93,14 @@ class Core:
             return result
         ids = [turn.id for turn in pending]
         if not wait:
+            result = replace(result, pending=pending)
             if self.can_distil:
                 self._worker.submit(scope, ids)
-            return replace(result, pending=pending)
+                return result
+            from .serving.unconfigured import not_configured
+
+            failure = Failure("extraction", not_configured("extraction"), tuple(ids))
+            return replace(result, errors=(*result.errors, failure))
         done = yield from remember.distil(self.store, scope, ids, self._rules, self._claims)
         left = {turn.id for turn in done.pending}
         turns = tuple(replace(turn, pending=turn.id in left) for turn in kept.turns)

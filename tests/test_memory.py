@@ -481,6 +481,16 @@ def test_answers_are_given_from_a_context_of_their_own_size(tmp_path: Path) -> N
 # --- in the background -----------------------------------------------------------------------------------------------
 
 
+def test_write_behind_without_a_model_says_so_and_keeps_the_turn(tmp_path: Path) -> None:
+    with Memory.open(path=tmp_path / "m", model="none") as memory:
+        result = memory.add([said("Likes tea")], scope=ANA, wait=False)
+        [failure] = result.errors
+        assert isinstance(failure.error, BackendNotConfiguredError)
+        assert failure.turn_ids == tuple(turn.id for turn in result.pending)
+        assert memory.count(scope=ANA)["pending"] == 1
+        assert [type(failure.error) for failure in memory.flush().errors] == [BackendNotConfiguredError]
+
+
 def test_write_behind_returns_at_once_and_flush_finishes(tmp_path: Path) -> None:
     go = threading.Event()
 

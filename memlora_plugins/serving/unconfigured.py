@@ -28,11 +28,7 @@ class UnconfiguredBackend:
         self._refuse(request)
 
     def _refuse(self, request: Request) -> NoReturn:
-        raise BackendNotConfiguredError(
-            f"No model is configured, so the {request.expert} expert cannot answer. Pass base_url= and model= (a vLLM "
-            "server, see `memlora serve`), or model= with a folder to run one in process; what was said is kept, and "
-            "flush() distils it then."
-        )
+        raise not_configured(request.expert)
 
     def describe(self) -> str:
         return "no model (turns are kept and searched, not distilled)"
@@ -42,3 +38,12 @@ class UnconfiguredBackend:
 
     async def aclose(self) -> None:
         """Nothing to release."""
+
+
+def not_configured(expert: str) -> BackendNotConfiguredError:
+    """What is said to whoever asks an expert that is not there."""
+    return BackendNotConfiguredError(
+        f"No model is configured, so the {expert} expert cannot answer. Pass base_url= and model= (a vLLM server, see "
+        "`memlora serve`), or model= with a folder to run one in process; what was said is kept, and flush() distils "
+        "it then."
+    )

@@ -331,7 +331,7 @@ class _EdgeEngine:
         def action() -> list[Ranked]:
             filters: dict[Where, q.Filter] = {}
             lists = [self._edge.query(_query(search, filters)) for search in searches]
-            return [[(point.id.hex, point.score) for point in found] for found in lists]  # type: ignore[union-attr]
+            return [[(_spelled(point.id), point.score) for point in found] for found in lists]
 
         return direct(action)
 
@@ -422,6 +422,11 @@ def _query(search: Search, filters: dict[Where, q.Filter]) -> q.QueryRequest:
         with_payload=False,
         params=q.SearchParams(idf=q.IdfParams(corpus=filters[search.corpus])) if words else None,
     )
+
+
+def _spelled(id: uuid.UUID | int | str) -> str:
+    """An id as it is quickest to write."""
+    return id.hex if isinstance(id, uuid.UUID) else str(id)
 
 
 def _point(record: q.Record) -> Point:

@@ -23,7 +23,13 @@ Writer = Callable[[Author, PromptStyle, bool], tuple[list[dict[str, str]], str]]
 Lesson = Literal["copy", "sentence", "exchange", "decision", "question", "chat"]
 """What a sample of the base teaches: to repeat words; one sentence, one fact; then each of the three tasks; talk."""
 
-_COPIED = 0.05
+_TAUGHT: Mapping[Lesson, Expert] = {
+    "sentence": "extraction",
+    "exchange": "extraction",
+    "decision": "update",
+    "question": "generation",
+}
+_COPIED = 0.05  # share of the first lessons that are words to copy
 _PLAIN = 0.6  # share of the base's decisions and questions that have little in them
 
 
@@ -75,12 +81,8 @@ def _bare_sample(author: Author, kind: Lesson, id: str) -> Sample:
     if kind == "copy":
         words = author.words()
         return _sample(id, "extraction", [{"role": "user", "content": words}], extraction.target([words]))
-    if kind == "sentence":
-        scene = author.plain_scene()
-        messages = _bare("extraction", extraction.messages(scene.exchange, "short"))
-        return _sample(id, "extraction", messages, extraction.target(scene.facts))
-    expert: Expert = "extraction" if kind == "exchange" else "update" if kind == "decision" else "generation"
-    plain = kind != "exchange" and author.rng.random() < _PLAIN
+    expert = _TAUGHT[kind]
+    plain = kind == "sentence" or (kind != "exchange" and author.rng.random() < _PLAIN)
     messages, reply = _WRITERS[expert](author, "short", plain)
     return _sample(id, expert, _bare(expert, messages), reply)
 
