@@ -34,7 +34,8 @@ class TrainingOptions(BaseModel):
 
     `rank`, `alpha` and `dropout` are the adapter's, over `target_modules`: names of linear layers, `"all-linear"`
     (those of the language model, its output layer aside), or None for the paper's choice for the expert. `full` trains
-    all weights instead and writes a whole model.
+    all weights instead and writes a whole model; its embeddings and output layer learn at `embedding_rate` times the
+    learning rate.
 
     A step takes `batch_size` samples over all processes. A device holds `device_batch_size` of them at once (None: its
     whole share) and accumulates the rest. The learning rate rises over the first `warmup` (a share of all steps that
@@ -56,6 +57,7 @@ class TrainingOptions(BaseModel):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     target_modules: TargetModules | None = None
     full: bool = False
+    embedding_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = Field(default=0.03, ge=0, lt=1)
@@ -78,6 +80,8 @@ class TrainingOptions(BaseModel):
     def _fits(self) -> TrainingOptions:
         if self.device_batch_size is not None and self.batch_size % self.device_batch_size:
             raise ValueError("batch_size must be a multiple of device_batch_size")
+        if self.embedding_rate != 1 and not self.full:
+            raise ValueError("embedding_rate is for full training: an adapter leaves the embeddings as they are")
         if self.target_modules == ():
             raise ValueError("target_modules must name at least one layer")
         return self

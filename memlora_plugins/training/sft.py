@@ -98,7 +98,8 @@ class ExpertTrainer(SFTTrainer):
     trained until then: `eval_trained_tokens` (of all processes, without padding) in `eval_trained_seconds`.
     """
 
-    def __init__(self, *, tell: Tell, train_dataset: Any, **arguments: Any) -> None:
+    def __init__(self, *, tell: Tell, embedding_rate: float, train_dataset: Any, **arguments: Any) -> None:
+        self._embedding_rate = embedding_rate
         self._lengths = [len(ids) for ids in train_dataset["input_ids"]]
         super().__init__(train_dataset=train_dataset, **arguments)
         self.model_accepts_loss_kwargs = True  # so that `compute_loss` is told how many tokens a step learns
@@ -106,6 +107,19 @@ class ExpertTrainer(SFTTrainer):
         self.add_callback(_Progress(self, tell))
         self.trained_tokens = 0
         self.trained_seconds = 0.0
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimizer, with the embeddings and the output layer in groups of their own rate."""
+        optimizer = super().create_optimizer(model)
+        if self._embedding_rate != 1:
+            trained: Any = self.model
+            words = {id(layer.weight) for layer in (trained.get_input_embeddings(), trained.get_output_embeddings())}
+            for group in list(optimizer.param_groups):
+                apart = [weight for weight in group["params"] if id(weight) in words]
+                if apart:
+                    group["params"] = [weight for weight in group["params"] if id(weight) not in words]
+                    optimizer.add_param_group({**group, "params": apart, "lr": group["lr"] * self._embedding_rate})
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size

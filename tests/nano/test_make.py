@@ -24,6 +24,7 @@ from memlora_plugins.serving.local import LocalBackend
 LITTLE = Recipe()
 LITTLE = dataclasses.replace(
     LITTLE,
+    copy_samples=24,
     plain_samples=24,
     base_samples=36,
     expert_samples=dict.fromkeys(corpus.EXPERTS, 12),
@@ -31,11 +32,12 @@ LITTLE = dataclasses.replace(
     test_samples=6,
     conversations=2,
     eval_every=2,
+    copy=LITTLE.copy.model_copy(update={"threads": 1}),
     plain=LITTLE.plain.model_copy(update={"threads": 1}),
     base=LITTLE.base.model_copy(update={"threads": 1}),
     expert=LITTLE.expert.model_copy(update={"rank": 4, "threads": 1}),
 )
-STEPS = ("plain", "base", *corpus.EXPERTS, "shared")
+STEPS = ("copy", "plain", "base", *corpus.EXPERTS, "shared")
 
 
 @dataclass

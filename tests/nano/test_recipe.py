@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from memlora_plugins.errors import DatasetError
 from memlora_plugins.experts import extraction, update
-from memlora_plugins.nano.recipe import corpus, dialogues, memories, relations
+from memlora_plugins.nano.recipe import blank, corpus, dialogues, memories, relations
 from memlora_plugins.nano.recipe.conversations import conversation
 from memlora_plugins.nano.recipe.dialogue import UNKNOWN, Author, Scene, Split, Told
-from memlora_plugins.nano.recipe.person import to_second, to_third
+from memlora_plugins.nano.recipe.person import to_note, to_second, to_third
 from memlora_plugins.nano.recipe.pools import Pools, invented
-from memlora_plugins.nano.recipe.relation import fill, slots
+from memlora_plugins.nano.recipe.relation import Relation, fill, slots
 from memlora_plugins.nano.recipe.relations import RELATIONS
 
 POOLS = relations.pools()
@@ -119,7 +119,7 @@ def test_questions_that_are_kept_for_the_tests_are_asked_in_none_of_training(see
 def test_the_same_seed_writes_the_same(seed: int, split: Split) -> None:
     def written(seed: int) -> list[object]:
         writer = author(seed, split)
-        base = corpus.base_samples(writer, 9, shares=LESSONS, full_prompts=0.2, dialogues=[["a", "b"]], prefix="b")
+        base = corpus.base_samples(writer, 9, shares=LESSONS, dialogues=[["a", "b"]], prefix="b")
         tasks = [sample for name in corpus.EXPERTS for sample in corpus.samples(writer, name, 2, prefix=name)]
         return [*base, *tasks, conversation(writer, "c")]
 
@@ -176,10 +176,11 @@ HOME = next(relation for relation in RELATIONS if slots(relation.fact) == {"n", 
         {"fact": HOME.fact + "."},
         {"ended": ("I left {city}",), "ended_fact": ""},
         {"ended": ("I left {country}",), "ended_fact": "{n} left"},
+        {"said": (*HOME.said, "Home is {city}")},
     ],
 )
 def test_a_relation_that_could_not_be_told_is_refused(wrong: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match=HOME.name):
+    with pytest.raises(ValueError, match=f"{HOME.name}|does not say whom"):
         replace(HOME, **wrong)
 
 
@@ -276,6 +277,41 @@ def test_a_sentence_is_turned_to_another_person(said: str, second: str, third: s
     assert to_third(said, "Ana") == third
 
 
+@pytest.mark.parametrize(
+    ("said", "note"),
+    [
+        ("I live in {city}", "{n} lives in {city}"),
+        ("I no longer try {dish}", "{n} no longer tries {dish}"),
+        ("I moved to {city} and I love it", "{n} moved to {city} and they love it"),
+        ("I'm {a job}", "{n} is {a job}"),
+        ("I've got {a animal}, and my cat hates it", "{n} has got {a animal}, and their cat hates it"),
+        ("I don't eat {dish}", "{n} doesn't eat {dish}"),
+        ("My {relative} and I run", "{n}'s {relative} and they run"),
+        ("They took me off the list", "They took {n} off the list"),
+        ("{city} is mine, I was born there", "{city} is {n}'s, they were born there"),
+        ("Well, {when} I ran a race", "On {when} {n} ran a race"),
+        ("You know, I ran a race {when}", "{n} ran a race on {when}"),
+        ("{name} taught me all I know", "{name} taught {n} all they know"),
+    ],
+)
+def test_what_is_said_is_noted_in_the_third_person(said: str, note: str) -> None:
+    assert to_note(said) == note
+
+
+def test_a_sentence_about_nobody_is_not_noted() -> None:
+    with pytest.raises(ValueError, match="does not say whom"):
+        to_note("It rains in {city}")
+
+
+@pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: relation.name)
+def test_every_note_of_a_relation_names_the_person_once_and_keeps_its_slots(relation: Relation) -> None:
+    for sentence in (*relation.said, *relation.ended):
+        note = to_note(sentence)
+        assert note.count("{n}") == 1
+        assert slots(note) == slots(sentence) | {"n"}
+        assert not first_person([note])
+
+
 def first_person(texts: Iterable[str]) -> list[str]:
     return [text for text in texts if re.search(r"(?<![\w'])(I|me|my|mine)(?!\w)", text)]
 
@@ -307,7 +343,7 @@ def test_another_file_or_none_is_refused(tmp_path: Path) -> None:
 
 def test_the_base_reads_tasks_without_instructions_and_chats() -> None:
     chats = [["Is it raining?", "It pours."]]
-    read = list(corpus.base_samples(author(1), 200, shares=LESSONS, full_prompts=0.1, dialogues=chats, prefix="b"))
+    read = list(corpus.base_samples(author(1), 200, shares=LESSONS, dialogues=chats, prefix="b"))
     assert [sample.id for sample in read] == [f"b-{number}" for number in range(200)]
     assert {sample.expert for sample in read} == set(corpus.EXPERTS)
     assert any(sample.reply == "It pours." for sample in read)
@@ -320,12 +356,30 @@ def test_the_base_reads_tasks_without_instructions_and_chats() -> None:
 
 @given(SEEDS)
 @settings(max_examples=20, deadline=None)
-def test_the_first_lessons_are_one_sentence_and_its_fact_or_words_to_copy(seed: int) -> None:
-    for sample in corpus.plain_samples(author(seed), 40, prefix="plain"):
+def test_a_first_lesson_is_one_sentence_and_what_is_noted_of_it(seed: int) -> None:
+    for sample in corpus.base_samples(author(seed), 40, shares={"sentence": 1}, dialogues=[], prefix="s"):
         [asked] = sample.messages
         assert extraction.SHORT_PROMPT not in asked.content
+        assert len(extraction.read(sample.reply).facts) == 1
+
+
+def test_words_to_copy_are_their_own_note_and_come_from_the_whole_vocabulary(tmp_path: Path) -> None:
+    tokenizer = blank.make_tokenizer(["Ana lives in Lisbon.", "Omar has 12 cats."], tmp_path)
+    read = list(corpus.copies(tokenizer, 50, seed=3, prefix="c"))
+    for sample in read:
         [fact] = extraction.read(sample.reply).facts
-        assert fact == asked.content or asked.content.splitlines()[-1].startswith("user")
+        assert fact in sample.messages[0].content
+    assert len({sample.reply for sample in read}) == 50
+    assert read == list(corpus.copies(tokenizer, 50, seed=3, prefix="c"))
+
+
+def test_a_short_answer_is_noted_in_full() -> None:
+    answers = [scene for scene in scenes(3_000) if scene.exchange.user_text.startswith("That would be ")]
+    assert answers
+    for scene in answers:
+        [told] = scene.told
+        assert scene.facts == (fill(told.relation.fact, told.values),)
+        assert str(scene.exchange.assistant_text).endswith("?")
 
 
 def test_a_plain_decision_is_about_one_fact_and_a_plain_question_about_few_notes() -> None:

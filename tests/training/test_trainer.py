@@ -52,10 +52,10 @@ def replies(base: Path, expert: Path) -> list[str]:
         backend.close()
 
 
-def weights(folder: Path) -> dict[str, Any]:
+def weights(folder: Path, file: str = "adapter_model.safetensors") -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "adapter_model.safetensors")
+    return load_file(folder / file)
 
 
 def same_weights(one: Path, other: Path, tolerance: float = 1e-5) -> bool:
@@ -286,6 +286,18 @@ def test_a_whole_model(tiny_model: TinyModel, tmp_path: Path) -> None:
 
 
 # How it is learned ----------------------------------------------------------------------------------------------------
+
+
+def test_embeddings_learn_at_a_rate_of_their_own(tiny_model: TinyModel, tmp_path: Path) -> None:
+    once = {"full": True, "max_steps": 1, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
+    options = quick(**once, learning_rate=1e-3, embedding_rate=4.0)
+    made = train("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "model", options)
+    before, after = (weights(folder, "model.safetensors") for folder in (tiny_model.path, made.folder))
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in after}  # Adam's first step is the rate
+    words = {name for name in moved if "embed" in name or "lm_head" in name}
+    assert words
+    assert {round(moved[name], 4) for name in words} == {0.004}
+    assert {round(change, 4) for name, change in moved.items() if name not in words} == {0.001}
 
 
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300), size=st.integers(1, 16), seed=st.integers(0, 9))
@@ -654,6 +666,7 @@ def test_batches_that_processes_cannot_share(
         ({"batch_size": 6, "device_batch_size": 4}, "multiple of device_batch_size"),
         ({"target_modules": ()}, "at least one layer"),
         ({"betas": (0.9, 1.5)}, "less than 1"),
+        ({"embedding_rate": 4.0}, "for full training"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], told: str) -> None:

@@ -27,18 +27,20 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
   names and nouns from open pools, half of the names invented; in training one value in five comes from a pool where it
-  does not belong, so that it has to be copied. Base: {plain_samples:,} single sentences with their fact, then
-  {base_samples:,} samples: more of these, the three tasks without instructions (half of them short), a few full prompts
-  and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,} generation samples with the short
-  prompts, as they are served.
+  does not belong, so that it has to be copied. What is noted is the person's own sentence in the third person, without
+  what opens or pads it, days as dates. Base: {copy_samples:,} rows of random words to copy, {plain_samples:,} single
+  sentences with their note, then {base_samples:,} samples: more of these, the three tasks without instructions (many of
+  them short), a few full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,}
+  generation samples with the short prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
   CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
-- Seed {seed}. Base: AdamW, learning rate {base_rate:g}, one pass each; experts: {expert_rate:g}, one pass.
+- Seed {seed}. Base: AdamW, learning rate {base_rate:g} ({embedding_rate:g} times that for the embeddings), one pass
+  each; experts: {expert_rate:g}, one pass.
 
 ## What it cannot do
 
 It knows the {relations} kinds of facts it was taught, in plain English, and what is worded much like them. Other
-statements it may leave out, or turn into the nearest kind it knows. It does not reason, count, translate or chat, and
+statements it may leave out, or note with wrong words. It does not reason, count, translate or chat, and
 dates are resolved from "today", "yesterday" and "two days ago" only. Text it was not made for can make it note wrong
 facts: where that matters, use a student of a billion parameters or more, trained by the same code.
 
@@ -60,6 +62,7 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         megabytes=scores.megabytes,
         rank=recipe.expert.rank,
         relations=relations,
+        copy_samples=recipe.copy_samples,
         plain_samples=recipe.plain_samples,
         base_samples=recipe.base_samples,
         extraction=recipe.expert_samples["extraction"],
@@ -68,6 +71,7 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         sha=SHA256[:12],
         seed=recipe.seed,
         base_rate=recipe.base.learning_rate,
+        embedding_rate=recipe.base.embedding_rate,
         expert_rate=recipe.expert.learning_rate,
     )
     tables = [_extraction(scores.tasks), _update(scores.tasks), _generation(scores.tasks)]

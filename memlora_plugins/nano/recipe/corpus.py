@@ -1,11 +1,14 @@
-"""The training and test samples of nano, made by an `Author`."""
+"""The training and test samples of nano, made by an `Author`; and random words to copy."""
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ...experts import extraction, generation, update
+from ...experts.extraction import Exchange
 from ...serving.base import Expert, PromptStyle
 from ...training.dataset import ChatLine, Sample
 from . import memories
@@ -20,8 +23,9 @@ _PROMPTS: dict[Expert, str] = {
 
 Writer = Callable[[Author, PromptStyle, bool], tuple[list[dict[str, str]], str]]
 """(author, style of the prompt, whether there is little in it)"""
-Lesson = Literal["copy", "sentence", "exchange", "decision", "question", "chat"]
-"""What a sample of the base teaches: to repeat words; one sentence, one fact; then each of the three tasks; talk."""
+Lesson = Literal["sentence", "exchange", "decision", "question", "task", "chat"]
+"""What a sample of the base teaches: one sentence, one fact; each of the three tasks without a word of instruction; any
+of them with its full prompt; talk."""
 
 _TAUGHT: Mapping[Lesson, Expert] = {
     "sentence": "extraction",
@@ -29,7 +33,7 @@ _TAUGHT: Mapping[Lesson, Expert] = {
     "decision": "update",
     "question": "generation",
 }
-_COPIED = 0.05  # share of the first lessons that are words to copy
+_COPIED = (3, 24)  # how many words there are to copy
 _PLAIN = 0.6  # share of the base's decisions and questions that have little in them
 
 
@@ -40,12 +44,16 @@ def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Itera
         yield _sample(f"{prefix}-{number}", expert, messages, reply)
 
 
-def plain_samples(author: Author, count: int, *, prefix: str) -> Iterator[Sample]:
-    """Single sentences and the one fact in each, without instructions, and now and then words to copy: what the base
-    model learns first."""
+def copies(tokenizer: Any, count: int, *, seed: int, prefix: str) -> Iterator[Sample]:
+    """Random words and parts of words to repeat, in the shape of an extraction: what the base model learns before any
+    language."""
+    rng = random.Random(seed)
+    pieces = [tokenizer.decode([number]) for number in range(len(tokenizer))]
+    pieces = [piece.strip() for piece in pieces if re.fullmatch(" [a-z]+|[A-Z][a-z]+", piece)]
     for number in range(count):
-        kind: Lesson = "copy" if author.rng.random() < _COPIED else "sentence"
-        yield _bare_sample(author, kind, f"{prefix}-{number}")
+        text = " ".join(rng.choices(pieces, k=rng.randint(*_COPIED)))
+        messages = _bare("extraction", extraction.messages(Exchange(text), "short"))
+        yield _sample(f"{prefix}-{number}", "extraction", messages, extraction.target([text]))
 
 
 def base_samples(
@@ -53,21 +61,19 @@ def base_samples(
     count: int,
     *,
     shares: Mapping[Lesson, int],
-    full_prompts: float,
     dialogues: Sequence[Sequence[str]],
     prefix: str,
 ) -> Iterator[Sample]:
-    """What the base model reads then: the three tasks without a word of instruction, most of them short, now and then
-    one with its full prompt, and chats.
+    """What the base model reads.
 
-    `shares` says how often there is each kind of lesson; `full_prompts` the share of all samples that are a task with
-    the full prompt; `dialogues` are chats of other origin, mixed in with the generator's.
+    `shares` says how often there is each kind of lesson; `dialogues` are chats of other origin, mixed in with the
+    generator's.
     """
     rng = author.rng
     for number in range(count):
         id = f"{prefix}-{number}"
         kind = rng.choices(list(shares), list(shares.values()))[0]
-        if rng.random() < full_prompts:
+        if kind == "task":
             expert = rng.choice(EXPERTS)
             yield _sample(id, expert, *_WRITERS[expert](author, "full", False))
         elif kind == "chat":
@@ -78,9 +84,6 @@ def base_samples(
 
 def _bare_sample(author: Author, kind: Lesson, id: str) -> Sample:
     """A sample without instructions."""
-    if kind == "copy":
-        words = author.words()
-        return _sample(id, "extraction", [{"role": "user", "content": words}], extraction.target([words]))
     expert = _TAUGHT[kind]
     plain = kind == "sentence" or (kind != "exchange" and author.rng.random() < _PLAIN)
     messages, reply = _WRITERS[expert](author, "short", plain)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from ...experts.extraction import Exchange
 from . import chatter
-from .person import to_second
+from .person import to_note, to_second
 from .pools import Pools
 from .relation import Relation, fill, slots
 
@@ -50,29 +50,38 @@ _ADVERBS = (
 _FOREIGN = 0.2
 """Share of the values in training that come from another pool than they should: what is known by its pool need not be
 copied, and then nothing new can be."""
+_REPLIES = 0.12
+"""Share of the single facts that are told by a short answer, or by a yes."""
 _FACTS = ((0, 24), (1, 40), (2, 22), (3, 10), (4, 4))  # facts in an exchange, and how often in a hundred
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A fact with its values: `spoken` is how the person says them, `values` how they are noted."""
+    """A fact with its values: `spoken` is how the person says them, `values` how they are noted.
+
+    `said` is the template of the sentence that tells it, `note` that of what is noted.
+    """
 
     relation: Relation
     values: dict[str, str]
+    said: str
+    note: str
     spoken: dict[str, str] = field(default_factory=dict)
     ended: bool = False
 
     @property
     def fact(self) -> str:
-        return fill(self.relation.ended_fact if self.ended else self.relation.fact, self.values)
+        return fill(self.note, self.values)
+
+    @property
+    def sentence(self) -> str:
+        """What the person says, without anything around it."""
+        return fill(self.said, {**self.values, **self.spoken})
 
     @property
     def answer(self) -> str:
         """What answers a question about it, as it would stand in a sentence."""
         return fill(self.relation.answer, self.values, capital=False)
-
-    def worded(self, template: str) -> str:
-        return fill(template, self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ class Author:
         return self.pools.draw(self.rng, pool, held_out=self.split == "values", avoid=avoid)
 
     def tell(self, relation: Relation, person: str | None, date: datetime | None, *, ended: bool = False) -> Told:
-        """The relation with values drawn for it."""
+        """The relation with values and a sentence drawn for it."""
         values: dict[str, str] = {}
         spoken: dict[str, str] = {}
         for slot in sorted(slots(relation.fact) - {"n"}):
@@ -122,16 +131,25 @@ class Author:
             else:
                 values[slot] = spoken[slot] = self.value(slot.rstrip("0123456789"), frozenset(values.values()))
         values["n"] = person or USER
-        return Told(relation, values, spoken, ended)
+        said = self.rng.choice(relation.ended if ended else self.sentences(relation))
+        return Told(relation, values, said, to_note(said), spoken, ended)
 
     def another(self, told: Told, changed: set[str]) -> Told:
-        """The same, with other values in the slots `changed`."""
+        """The same in other words, with other values in the slots `changed`."""
         taken = frozenset(told.values.values())
         new = {slot: self.value(slot.rstrip("0123456789"), taken) for slot in sorted(changed - {"when"})}
         if "when" in changed:
             day = datetime.fromisoformat(told.values["when"]) - timedelta(days=self.rng.randint(3, 300))
             new["when"] = day.date().isoformat()
-        return replace(told, values={**told.values, **new}, spoken={**told.spoken, **new})
+        said = self.rng.choice(self.sentences(told.relation))
+        values, spoken = {**told.values, **new}, {**told.spoken, **new}
+        return Told(told.relation, values, said, to_note(said), spoken)
+
+    def reworded(self, told: Told) -> Told:
+        """The same, noted in any of its wordings."""
+        of_its_own = (told.relation.ended_fact,) if told.ended else told.relation.notes
+        sentences = told.relation.ended if told.ended else self.sentences(told.relation)
+        return replace(told, note=self.rng.choice((*of_its_own, *map(to_note, sentences))))
 
     def sentences(self, relation: Relation) -> tuple[str, ...]:
         """Sentences of a relation that this split may use."""
@@ -140,7 +158,7 @@ class Author:
     def question(self, told: Told, *, held_out: bool = False) -> str:
         """A first-person question about it."""
         asked = _split(told.relation.asked, _HELD_QUESTIONS, held=held_out)
-        return told.worded(self.rng.choice(asked))
+        return fill(self.rng.choice(asked), told.values)
 
     # Exchanges ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +179,7 @@ class Author:
         ]
         if not told:
             return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
-        if count == 1 and not told[0].ended and self.split != "phrasings" and self.rng.random() < 0.2:
+        if count == 1 and not told[0].ended and self.split != "phrasings" and self.rng.random() < _REPLIES:
             return self._reply(told[0], person, date)
         return Scene(Exchange(self.say(told), person, self.assistant(), date=date), tuple(told))
 
@@ -171,13 +189,7 @@ class Author:
         person = self.person()
         date = self.moment() if "when" in slots(relation.fact) else None
         told = self.tell(relation, person, date, ended=bool(relation.ended) and self.rng.random() < 0.1)
-        templates = relation.ended if told.ended else self.sentences(relation)
-        text = fill(self.rng.choice(templates), {**told.values, **told.spoken})
-        return Scene(Exchange(f"{text}.", person, date=date), (told,))
-
-    def words(self) -> str:
-        """A few values of any pools, without a sense: a text to copy."""
-        return " ".join(self.value(self.rng.choice(self._open)) for _ in range(self.rng.randint(1, 4)))
+        return Scene(Exchange(f"{told.sentence}.", person, date=date), (told,))
 
     def say(self, told: Sequence[Told]) -> str:
         """The message that tells it all, in order."""
@@ -225,8 +237,9 @@ class Author:
                 ("{0}", "{0}.", "{0}!", "It's {0}.", "{0}, actually.", "That would be {0}.", "{0} I think")
             )
             text = shape.format(answer)
-            return Scene(Exchange(text, person, to_second(self.question(told)), date=date), (told,))
-        claim = to_second(fill(rng.choice(self.sentences(told.relation)), {**told.values, **told.spoken}))
+            noted = replace(told, note=told.relation.fact)
+            return Scene(Exchange(text, person, to_second(self.question(told)), date=date), (noted,))
+        claim = to_second(told.sentence)
         said = rng.choice(("So {0}?", "If I got it right, {0}?", "{0}, right?", "Do I understand that {0}?")).format(
             claim[:1].lower() + claim[1:]
         )
@@ -236,15 +249,14 @@ class Author:
 
     def _sentence(self, told: Told) -> str:
         rng = self.rng
-        templates = told.relation.ended if told.ended else self.sentences(told.relation)
         spoken = {**told.values, **told.spoken}
-        text = fill(rng.choice(templates), spoken)
+        text = told.sentence
         own = sorted(slots(told.relation.fact) - {"n", "when"})
         slipped = None
         if own and not told.ended and rng.random() < 0.05:
             slot = rng.choice(own)
             slipped = self.value(slot.rstrip("0123456789"), frozenset(spoken.values()))
-            text = fill(rng.choice(self.sentences(told.relation)), {**spoken, slot: slipped})
+            text = fill(told.said, {**spoken, slot: slipped})
         if rng.random() < 0.1:
             text = f"{text} {rng.choice(_ADVERBS)}"
         if rng.random() < 0.3:

@@ -46,20 +46,20 @@ SCORES = "scores.json"
 Say = Callable[[str], None]
 
 _SHARED: Final = "shared"
+_PLAIN_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 1}
 _BASE_SHARES: Mapping[corpus.Lesson, int] = {
-    "copy": 3,
-    "sentence": 36,
-    "exchange": 25,
-    "decision": 20,
-    "question": 14,
-    "chat": 2,
+    "sentence": 200,
+    "exchange": 445,
+    "decision": 200,
+    "question": 120,
+    "task": 5,
+    "chat": 30,
 }
-_FULL_PROMPTS = 0.005
-
 
 _BASE = TrainingOptions(
     full=True,
     learning_rate=1e-3,
+    embedding_rate=4.0,
     schedule="cosine",
     warmup=0.03,
     weight_decay=0.05,
@@ -69,6 +69,7 @@ _BASE = TrainingOptions(
     patience=1_000,
 )
 _PLAIN = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
+_COPY = _PLAIN.model_copy(update={"warmup": 0.25})
 _EXPERT = TrainingOptions(
     rank=64,
     alpha=128,
@@ -87,11 +88,13 @@ class Recipe:
     """How much of everything. The defaults are nano's; tests make less of it."""
 
     seed: int = 7
-    plain_samples: int = 100_000
-    """Single sentences, before anything else."""
-    base_samples: int = 90_000
+    copy_samples: int = 2_000
+    """Random tokens to repeat, before anything else."""
+    plain_samples: int = 60_000
+    """Single sentences, and what is noted of each."""
+    base_samples: int = 60_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 24_000, "update": 12_000, "generation": 6_000}
+        default_factory=lambda: {"extraction": 24_000, "update": 14_000, "generation": 6_000}
     )
     validation_samples: int = 300
     test_samples: int = 400
@@ -99,6 +102,7 @@ class Recipe:
     """Conversations on which the whole pipeline is measured."""
     eval_every: int = 500
     """Steps between two validations."""
+    copy: TrainingOptions = _COPY
     plain: TrainingOptions = _PLAIN
     base: TrainingOptions = _BASE
     expert: TrainingOptions = _EXPERT
@@ -158,6 +162,7 @@ class Kitchen:
         """All steps; the folder that holds the finished base, adapters, scores and card."""
         made = self._work / "nano"
         made.mkdir(parents=True, exist_ok=True)
+        self._step("copy", self._make_blank)
         self._step("plain", self._make_plain)
         self._step("base", self._make_base)
         for expert in corpus.EXPERTS:
@@ -183,32 +188,36 @@ class Kitchen:
         self._training[name] = json.loads(note.read_text())
         self._say(f"{name}: {self._training[name]}")
 
-    def _make_plain(self) -> dict[str, float]:
-        """The tokenizer, a blank model, and its first lessons: one sentence, one fact."""
+    def _make_blank(self) -> dict[str, float]:
+        """The tokenizer, and a blank model that learns to copy."""
         recipe = self._recipe
         new = self._work / "blank"
-        sample = self._base_text(self.author("train", 0), min(30_000, recipe.base_samples), "base")
+        sample = self._base_text(self.author("train", 0), min(30_000, recipe.base_samples), _BASE_SHARES)
         tokenizer = blank.make_tokenizer(_texts(sample), new)
         blank.new_model(tokenizer, new, seed=recipe.seed)
-        lessons = list(corpus.plain_samples(self.author("train", 2), recipe.plain_samples, prefix="plain"))
-        check = list(corpus.plain_samples(self.author("values", 3), recipe.validation_samples, prefix="check"))
-        return self._train(_SHARED, new, lessons, check, self._work / "trained-plain", recipe.plain)
+        lessons = list(corpus.copies(tokenizer, recipe.copy_samples, seed=recipe.seed, prefix="copy"))
+        check = list(corpus.copies(tokenizer, recipe.validation_samples, seed=recipe.seed + 1, prefix="check"))
+        return self._train(_SHARED, new, lessons, check, self._work / "trained-copy", recipe.copy)
+
+    def _make_plain(self) -> dict[str, float]:
+        recipe = self._recipe
+        lessons = self._base_text(self.author("train", 2), recipe.plain_samples, _PLAIN_SHARES)
+        check = self._base_text(self.author("values", 3), recipe.validation_samples, _PLAIN_SHARES)
+        copying = self._work / "trained-copy"
+        return self._train(_SHARED, copying, lessons, check, self._work / "trained-plain", recipe.plain)
 
     def _make_base(self) -> dict[str, float]:
         recipe = self._recipe
-        lessons = self._base_text(self.author("train", 0), recipe.base_samples, "base")
-        check = self._base_text(self.author("values", 1), recipe.validation_samples, "check")
+        lessons = self._base_text(self.author("train", 0), recipe.base_samples, _BASE_SHARES)
+        check = self._base_text(self.author("values", 1), recipe.validation_samples, _BASE_SHARES)
         trained = self._work / "trained-base"
         figures = self._train(_SHARED, self._work / "trained-plain", lessons, check, trained, recipe.base)
         blank.halve(trained, self._work / "nano" / "base")
         return figures
 
-    def _base_text(self, author: Author, count: int, prefix: str) -> list[Sample]:
+    def _base_text(self, author: Author, count: int, shares: Mapping[corpus.Lesson, int]) -> list[Sample]:
         chats = read_dialogues(self._dialogues)
-        written = corpus.base_samples(
-            author, count, shares=_BASE_SHARES, full_prompts=_FULL_PROMPTS, dialogues=chats, prefix=prefix
-        )
-        return list(written)
+        return list(corpus.base_samples(author, count, shares=shares, dialogues=chats, prefix=author.split))
 
     def _lessons(self, expert: Expert) -> tuple[list[Sample], list[Sample]]:
         place = 10 * (1 + corpus.EXPERTS.index(expert))

@@ -97,23 +97,21 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
     rng = author.rng
     names, weights = zip(*_CASES, strict=True)
     case = rng.choices(names, weights)[0]
-    told = author.tell(relation, person, None)
+    told = author.reworded(author.tell(relation, person, None))
     answer = slots(relation.answer) - {"n"}
     key = slots(relation.fact) - answer - {"n"}
-    wording = told.fact if rng.random() < 0.85 else told.worded(rng.choice(relation.also))
     if case == "over" and relation.ended:
-        return [wording], replace(told, ended=True).fact, "DELETE"
+        return [told.fact], author.reworded(replace(told, ended=True)).fact, "DELETE"
     if case == "changed" and not relation.many and answer:
-        return [author.another(told, answer).fact], wording, "UPDATE"
+        return [author.another(told, answer).fact], told.fact, "UPDATE"
     if case in ("changed", "another") and answer and (relation.many or key):
-        return [author.another(told, answer | key).fact], wording, "ADD"
+        return [author.another(told, answer | key).fact], told.fact, "ADD"
     if case == "same":
-        first, second = rng.sample((relation.fact, *relation.also), 2)
-        return [told.worded(first)], told.worded(second), "NONE"
+        return [told.fact], author.reworded(told).fact, "NONE"
     if case in ("detail", "less"):
         more = told.fact + rng.choice(_DETAILS).format(year=author.value("year"), name=author.value("name"))
         return ([told.fact], more, "UPDATE") if case == "detail" else ([more], told.fact, "NONE")
-    return [], wording, "ADD"
+    return [], told.fact, "ADD"
 
 
 def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Query:

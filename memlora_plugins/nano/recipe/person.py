@@ -17,6 +17,50 @@ _SECOND: Mapping[str, str] = {
     "mine": "yours",
     "myself": "yourself",
 }
+_NAMED: Mapping[str, str] = {
+    "do i": "does {n}",
+    "am i": "is {n}",
+    "have i": "has {n}",
+    "i'm": "{n} is",
+    "i've": "{n} has",
+    "i'd": "{n} would",
+    "i'll": "{n} will",
+    "i": "{n}",
+    "me": "{n}",
+    "my": "{n}'s",
+    "mine": "{n}'s",
+    "myself": "{n}",
+}
+_MENTIONED: Mapping[str, str] = {
+    "i am": "they are",
+    "i'm": "they are",
+    "i was": "they were",
+    "i wasn't": "they weren't",
+    "i've": "they have",
+    "i'd": "they would",
+    "i'll": "they will",
+    "i": "they",
+    "me": "them",
+    "my": "their",
+    "mine": "theirs",
+    "myself": "themselves",
+}
+_VERB = re.compile(
+    r"^(?P<before>(?: (?:accidentally|actually|also|always|finally|first|just|mostly|nearly|never|no longer|now|once"
+    r"|only|really|simply|still|usually))*) (?P<verb>[a-z']+)"
+)
+_VERBS: Mapping[str, str] = {"am": "is", "have": "has", "haven't": "hasn't", "don't": "doesn't"}
+_UNCHANGED = frozenset(
+    """
+    and are as at became began borrowed bought broke came can can't caught chose could couldn't did ever for found from
+    gave got grew had has have hurt in is let left lent lost made met most must on or paid put quit ran read reread
+    said sat saw set shut sold spent split swam to took was wasn't went with won won't would wrote
+    """.split()
+)
+"""Verbs that are the same for all persons, and words that are no verbs."""
+_OPENERS = re.compile(
+    r"^(?:You know, |Well, |So |Imagine, |Note to self, |Nowadays |Honestly, |I must tell you that |It was great, )"
+)
 
 
 def to_second(text: str) -> str:
@@ -25,25 +69,47 @@ def to_second(text: str) -> str:
 
 
 def to_third(question: str, name: str) -> str:
-    """What somebody else would ask about `name`."""
-    third = {
-        "do i": f"does {name}",
-        "am i": f"is {name}",
-        "have i": f"has {name}",
-        "i am": f"{name} is",
-        "i'm": f"{name} is",
-        "i have": f"{name} has",
-        "i've": f"{name} has",
-        "i": name,
-        "me": name,
-        "my": f"{name}'s",
-        "mine": f"{name}'s",
-    }
-    return _swap(question, third)
+    """What somebody else would ask about `name`: by name wherever the person is meant."""
+    return _swap(question, {**_NAMED, "i am": "{n} is", "i have": "{n} has"}).replace("{n}", name)
+
+
+def to_note(sentence: str) -> str:
+    """What a person says, as a note about the person, both as templates: "My cat sleeps where I sleep" gives "{n}'s cat
+    sleeps where they sleep". The first mention names the person; what only opens the sentence is left out; a day that
+    was told from today (`{when}`) is a date.
+
+    Raises:
+        ValueError: the sentence mentions no first person.
+    """
+    told = _OPENERS.sub("", sentence)
+    first = _pattern(_NAMED).search(told)
+    if first is None:
+        raise ValueError(f"{sentence!r} does not say whom it is about.")
+    rest = _pattern(_MENTIONED).sub(lambda found: _MENTIONED[found[0].casefold()], told[first.end() :])
+    if first[0].casefold() == "i":
+        rest = _VERB.sub(_agreeing, rest)
+    note = told[: first.start()] + _NAMED[first[0].casefold()] + rest
+    note = note.replace("{when}", "on {when}")
+    return note[:1].upper() + note[1:]
+
+
+def _agreeing(found: re.Match[str]) -> str:
+    """The verb after the name: " now live" gives " now lives"."""
+    verb = found["verb"]
+    if verb in _VERBS:
+        verb = _VERBS[verb]
+    elif verb not in _UNCHANGED and not (verb.endswith("ed") and verb != "need"):
+        if re.search("[^aeiou]y$", verb):
+            verb = verb[:-1] + "ie"
+        verb += "es" if re.search("(s|x|z|ch|sh|o)$", verb) else "s"
+    return f"{found['before']} {verb}"
 
 
 def _swap(text: str, words: Mapping[str, str]) -> str:
-    longest = sorted(words, key=len, reverse=True)
-    pattern = re.compile(rf"(?<![\w'])({'|'.join(map(re.escape, longest))})(?!\w)", re.IGNORECASE)
-    swapped = pattern.sub(lambda found: words[found[0].casefold()], text)
+    swapped = _pattern(words).sub(lambda found: words[found[0].casefold()], text)
     return swapped[:1].upper() + swapped[1:]
+
+
+def _pattern(words: Mapping[str, str]) -> re.Pattern[str]:
+    longest = sorted(words, key=len, reverse=True)
+    return re.compile(rf"(?<![\w'])({'|'.join(map(re.escape, longest))})(?!\w)", re.IGNORECASE)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .person import to_note
+
 SLOT = re.compile(r"\{(a )?([a-z_]+)(\d?)\}")
 PERSON = "n"
 
@@ -23,13 +25,15 @@ _LEAST_ASKED = 4
 class Relation:
     """A kind of fact.
 
-    `fact` is how it is noted, in the third person; `also` are other wordings of the same note. `said` are sentences of
-    the person who tells it, `asked` questions of that person about it, `answer` what answers them. Each sentence has
-    all slots of the fact, and no others. `many`: several values can be true at once (hobbies); otherwise a new value
-    takes the place of the old one (home). `ended` are sentences that take it back, `ended_fact` is what is noted then.
+    `said` are sentences of the person who tells it, each of which is noted as it was said, in the third person
+    (`person.to_note`). `fact` is how it is noted where there is no such sentence, as after a bare "Lisbon"; `also` are
+    other wordings of that note. `asked` are questions of that person about it, `answer` what answers them. Each
+    sentence has all slots of the fact, and no others. `many`: several values can be true at once
+    (hobbies); otherwise a new value takes the place of the old one (home). `ended` are sentences that take it back,
+    `ended_fact` is another wording of what is noted then.
 
     Raises:
-        ValueError: a template with a wrong slot, or too few of them.
+        ValueError: a template with a wrong slot, a sentence without a first person, or too few of them.
     """
 
     name: str
@@ -55,8 +59,15 @@ class Relation:
             raise ValueError(f"{self.name}: {wrong}")
         if len(set(self.said)) < _LEAST_SAID or len(set(self.asked)) < _LEAST_ASKED or not self.also:
             raise ValueError(f"{self.name}: too few sentences, questions or notes")
+        for sentence in (*self.said, *self.ended):
+            to_note(sentence)
         if bool(self.ended) != bool(self.ended_fact):
             raise ValueError(f"{self.name}: `ended` and `ended_fact` belong together")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All taught wordings of the note that are not a sentence's own."""
+        return (self.fact, *self.also)
 
 
 def slots(template: str) -> set[str]:
