@@ -110,8 +110,9 @@ class ExpertTrainer(SFTTrainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer, with the embeddings and the output layer in groups of their own rate."""
+        made = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if self._embedding_rate != 1:
+        if made and self._embedding_rate != 1:
             trained: Any = self.model
             words = {id(layer.weight) for layer in (trained.get_input_embeddings(), trained.get_output_embeddings())}
             for group in list(optimizer.param_groups):

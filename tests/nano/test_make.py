@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from commands import NamedWordEmbedder
 
+from memlora_plugins.errors import InvalidInputError
 from memlora_plugins.evaluation.pipeline import PipelineSummary
 from memlora_plugins.experts import extraction, generation, update
 from memlora_plugins.nano.recipe import blank, conversations, corpus, make
@@ -122,6 +123,12 @@ def test_a_second_run_trains_nothing_again(
     assert (after.tasks, after.training) == (before.tasks, before.training)
     assert (cooked.made / "base" / "model.safetensors").read_bytes() == weights
     assert installed == [(cooked.made, Path(make.__file__).parents[1], True)]
+
+
+def test_the_work_of_another_recipe_is_not_continued(cooked: Cooked, chats_file: Path) -> None:
+    other = dataclasses.replace(LITTLE, seed=LITTLE.seed + 1)
+    with pytest.raises(InvalidInputError, match="another recipe"):
+        Kitchen(other, cooked.work, chats_file, cooked.said.append).cook()
 
 
 def test_a_step_that_fails_is_done_again(tmp_path: Path, chats_file: Path) -> None:

@@ -52,9 +52,9 @@ def test_there_are_many_relations_each_with_sentences_to_learn_and_others_to_tes
     taught, kept = author(1), author(1, "phrasings")
     for relation in RELATIONS:
         assert len(set(taught.sentences(relation))) >= 6, relation.name
-        assert len(set(kept.sentences(relation))) >= 2, relation.name
         assert not set(taught.sentences(relation)) & set(kept.sentences(relation)), relation.name
-        assert {*taught.sentences(relation), *kept.sentences(relation)} == set(relation.said)
+    assert len(kept.relations) >= 150
+    assert all(kept.sentences(relation) for relation in kept.relations)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -90,6 +90,15 @@ def test_sentences_that_are_kept_for_the_tests_are_said_in_none_of_training() ->
             for template in kept.sentences(told.relation):
                 said = fill(template, {**told.values, **told.spoken}).casefold()
                 assert said not in text, (said, text)
+
+
+def test_what_is_noted_of_them_is_worded_like_no_note_of_training() -> None:
+    writer = author(12)
+    taught = {writer.reworded(writer.tell(one, None, None)).note for one in RELATIONS for _ in range(60)}
+    taught |= {told.note for scene in scenes(1_500) for told in scene.told}
+    notes = {told.note for scene in scenes(600, "phrasings") for told in scene.told}
+    assert len(notes) > 200
+    assert not notes & taught
 
 
 def test_sentences_that_are_kept_for_the_tests_are_said_in_them() -> None:
@@ -180,7 +189,7 @@ HOME = next(relation for relation in RELATIONS if slots(relation.fact) == {"n", 
     ],
 )
 def test_a_relation_that_could_not_be_told_is_refused(wrong: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match=f"{HOME.name}|does not say whom"):
+    with pytest.raises(ValueError, match=HOME.name):
         replace(HOME, **wrong)
 
 
@@ -292,6 +301,9 @@ def test_a_sentence_is_turned_to_another_person(said: str, second: str, third: s
         ("Well, {when} I ran a race", "On {when} {n} ran a race"),
         ("You know, I ran a race {when}", "{n} ran a race on {when}"),
         ("{name} taught me all I know", "{name} taught {n} all they know"),
+        ("{name} and I share a flat", "{name} and {n} share a flat"),
+        ("I de-stress with {hobby} these days", "{n} de-stresses with {hobby}"),
+        ("Believe it or not, I held a record", "{n} held a record"),
     ],
 )
 def test_what_is_said_is_noted_in_the_third_person(said: str, note: str) -> None:

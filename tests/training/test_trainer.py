@@ -288,14 +288,28 @@ def test_a_whole_model(tiny_model: TinyModel, tmp_path: Path) -> None:
 # How it is learned ----------------------------------------------------------------------------------------------------
 
 
-def test_embeddings_learn_at_a_rate_of_their_own(tiny_model: TinyModel, tmp_path: Path) -> None:
+def untied(model: Path, folder: Path) -> Path:
+    """The model with an output layer of its own."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model)
+    loaded.lm_head.weight = type(loaded.lm_head.weight)(loaded.lm_head.weight.detach().clone())
+    loaded.config.tie_word_embeddings = False
+    loaded.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_learn_at_a_rate_of_their_own(tiny_model: TinyModel, tmp_path: Path, tied: bool) -> None:
+    base = tiny_model.path if tied else untied(tiny_model.path, tmp_path / "untied")
     once = {"full": True, "max_steps": 1, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
     options = quick(**once, learning_rate=1e-3, embedding_rate=4.0)
-    made = train("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "model", options)
-    before, after = (weights(folder, "model.safetensors") for folder in (tiny_model.path, made.folder))
+    made = train("shared", base, TRAIN, VALIDATION, tmp_path / "model", options)
+    before, after = (weights(folder, "model.safetensors") for folder in (base, made.folder))
     moved = {name: float((after[name] - before[name]).abs().max()) for name in after}  # Adam's first step is the rate
     words = {name for name in moved if "embed" in name or "lm_head" in name}
-    assert words
+    assert len(words) == (1 if tied else 2)
     assert {round(moved[name], 4) for name in words} == {0.004}
     assert {round(change, 4) for name, change in moved.items() if name not in words} == {0.001}
 
@@ -404,6 +418,18 @@ def test_a_killed_run_goes_on_to_the_same_result(
         made.tokens_per_second * made.card["metrics"]["seconds"], rel=0.2
     )
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_killed_run_of_a_whole_model_goes_on_to_the_same_result(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """With rates of their own for some of the weights."""
+    whole = quick(**STEPWISE | {"dropout": 0.0}, full=True, embedding_rate=4.0)
+    made = train("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "one", whole)
+    task: Any = ("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "two", whole)
+    with pytest.raises(Killed):
+        train(*task, on_event=killed_at(7))
+    again = train(*task, resume=True)
+    one, other = (weights(folder, "model.safetensors") for folder in (made.folder, again.folder))
+    assert all((one[name] - other[name]).abs().max() <= 1e-5 for name in one)
 
 
 def test_killed_between_the_last_step_and_the_last_file(

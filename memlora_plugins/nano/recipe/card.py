@@ -49,7 +49,7 @@ facts: where that matters, use a student of a billion parameters or more, traine
 Text that is not in the training data. *Unseen values*: names and nouns that fill no slot in training. *Unseen
 phrasings*: sentences that are not in training. A fact counts if it is the wanted words (case and spacing aside). The
 base is asked with the full prompts, the experts with the short ones. The shared adapter has the rank of one expert and
-was trained on a third of the samples of each.
+was trained on a sixth of the samples of each.
 """
 
 

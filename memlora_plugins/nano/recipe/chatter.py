@@ -2,6 +2,21 @@
 
 from __future__ import annotations
 
+ADVERBS = (
+    *(
+        "now",
+        "these days",
+        "at the moment",
+        "you know",
+        "as you know",
+        "actually",
+        "for a while now",
+        "as of last week",
+    ),
+    *("lately", "last week", "recently", "nowadays", "in fact", "if that matters", "since last month", "by now"),
+)
+"""What may stand at the end of a sentence and adds nothing to it."""
+
 OPENERS = (
     "By the way,",
     "Oh by the way,",

@@ -45,8 +45,8 @@ def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Itera
 
 
 def copies(tokenizer: Any, count: int, *, seed: int, prefix: str) -> Iterator[Sample]:
-    """Random words and parts of words to repeat, in the shape of an extraction: what the base model learns before any
-    language."""
+    """Random words and beginnings of words to repeat, in the shape of an extraction: what the base model learns before
+    any language."""
     rng = random.Random(seed)
     pieces = [tokenizer.decode([number]) for number in range(len(tokenizer))]
     pieces = [piece.strip() for piece in pieces if re.fullmatch(" [a-z]+|[A-Z][a-z]+", piece)]

@@ -1,7 +1,7 @@
 """Exchanges between a person and an assistant, with the facts that the person tells in them.
 
-Three kinds of text are made: *train*; *values*, whose names and nouns never occur in training; and *phrasings*, whose
-sentences never do.
+Three kinds of text are made: *train*; *values*, whose names and nouns never occur in training; and *phrasings*, where
+neither the sentences that tell a fact nor the wordings of its note do.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Literal
 
 from ...experts.extraction import Exchange
@@ -34,24 +35,11 @@ _WHEN = {
     "yesterday evening": -1,
     "two days ago": -2,
 }
-_ADVERBS = (
-    *(
-        "now",
-        "these days",
-        "at the moment",
-        "you know",
-        "as you know",
-        "actually",
-        "for a while now",
-        "as of last week",
-    ),
-    *("lately", "last week", "recently", "nowadays", "in fact", "if that matters", "since last month", "by now"),
-)
 _FOREIGN = 0.2
 """Share of the values in training that come from another pool than they should: what is known by its pool need not be
 copied, and then nothing new can be."""
 _REPLIES = 0.12
-"""Share of the single facts that are told by a short answer, or by a yes."""
+"""Share of the single facts that are told by a short answer or a yes, or denied."""
 _FACTS = ((0, 24), (1, 40), (2, 22), (3, 10), (4, 4))  # facts in an exchange, and how often in a hundred
 
 
@@ -100,10 +88,10 @@ class Author:
     """Writes exchanges. The same seed gives the same text."""
 
     def __init__(self, relations: Sequence[Relation], pools: Pools, seed: int, split: Split = "train") -> None:
-        self.relations = tuple(relations)
+        self.split = split
+        self.relations = tuple(relation for relation in relations if self.sentences(relation))
         self.pools = pools
         self.rng = random.Random(f"{seed}-{split}")
-        self.split = split
         self._open = pools.open
 
     def person(self) -> str | None:
@@ -135,7 +123,7 @@ class Author:
         return Told(relation, values, said, to_note(said), spoken, ended)
 
     def another(self, told: Told, changed: set[str]) -> Told:
-        """The same in other words, with other values in the slots `changed`."""
+        """The same in a sentence drawn anew, still true, with other values in the slots `changed`."""
         taken = frozenset(told.values.values())
         new = {slot: self.value(slot.rstrip("0123456789"), taken) for slot in sorted(changed - {"when"})}
         if "when" in changed:
@@ -153,7 +141,7 @@ class Author:
 
     def sentences(self, relation: Relation) -> tuple[str, ...]:
         """Sentences of a relation that this split may use."""
-        return _split(relation.said, _HELD_SENTENCES, held=self.split == "phrasings")
+        return _unseen(relation) if self.split == "phrasings" else _split(relation.said, _HELD_SENTENCES, held=False)
 
     def question(self, told: Told, *, held_out: bool = False) -> str:
         """A first-person question about it."""
@@ -173,10 +161,7 @@ class Author:
         relations = self.rng.sample(self.relations, count)
         if date is None:
             relations = [relation for relation in relations if "when" not in slots(relation.fact)]
-        told = [
-            self.tell(relation, person, date, ended=bool(relation.ended) and self.rng.random() < 0.1)
-            for relation in relations
-        ]
+        told = [self.tell(relation, person, date, ended=self._over(relation)) for relation in relations]
         if not told:
             return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
         if count == 1 and not told[0].ended and self.split != "phrasings" and self.rng.random() < _REPLIES:
@@ -188,7 +173,7 @@ class Author:
         relation = self.rng.choice(self.relations)
         person = self.person()
         date = self.moment() if "when" in slots(relation.fact) else None
-        told = self.tell(relation, person, date, ended=bool(relation.ended) and self.rng.random() < 0.1)
+        told = self.tell(relation, person, date, ended=self._over(relation))
         return Scene(Exchange(f"{told.sentence}.", person, date=date), (told,))
 
     def say(self, told: Sequence[Told]) -> str:
@@ -247,6 +232,10 @@ class Author:
             return Scene(Exchange(rng.choice(chatter.AGREEING), person, said, date=date), (told,))
         return Scene(Exchange(rng.choice(chatter.DENYING), person, said, date=date), ())
 
+    def _over(self, relation: Relation) -> bool:
+        """Whether a fact is told by taking it back; of these sentences none is kept from training."""
+        return bool(relation.ended) and self.rng.random() < 0.1 and self.split != "phrasings"
+
     def _sentence(self, told: Told) -> str:
         rng = self.rng
         spoken = {**told.values, **told.spoken}
@@ -258,7 +247,7 @@ class Author:
             slipped = self.value(slot.rstrip("0123456789"), frozenset(spoken.values()))
             text = fill(told.said, {**spoken, slot: slipped})
         if rng.random() < 0.1:
-            text = f"{text} {rng.choice(_ADVERBS)}"
+            text = f"{text} {rng.choice(chatter.ADVERBS)}"
         if rng.random() < 0.3:
             text = _after_opener(rng.choice(chatter.OPENERS), text)
         if slipped is None:
@@ -285,6 +274,14 @@ class Author:
 
     def _filled(self, template: str) -> str:
         return fill(template, {slot: self.value(slot.rstrip("0123456789")) for slot in slots(template)})
+
+
+@cache
+def _unseen(relation: Relation) -> tuple[str, ...]:
+    """The sentences kept for the tests whose notes, too, are in no training text."""
+    taught = {*relation.notes, *map(to_note, _split(relation.said, _HELD_SENTENCES, held=False))}
+    kept = _split(relation.said, _HELD_SENTENCES, held=True)
+    return tuple(sentence for sentence in kept if to_note(sentence) not in taught)
 
 
 def _split(sentences: Sequence[str], held_out: int, *, held: bool) -> tuple[str, ...]:

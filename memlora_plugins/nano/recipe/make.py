@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from ...files import write_whole
 from ...serving.base import Expert
 from ...settings import Settings
 from ...training.dataset import Sample
+from ...training.identity import check_same, digest
 from ...training.options import Trained, TrainingOptions
 from ...training.trainer import TrainingEvent, train
 from .. import SETTINGS
@@ -89,12 +90,12 @@ class Recipe:
 
     seed: int = 7
     copy_samples: int = 2_000
-    """Random tokens to repeat, before anything else."""
+    """Rows of random words to repeat, before anything else."""
     plain_samples: int = 60_000
     """Single sentences, and what is noted of each."""
     base_samples: int = 60_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 24_000, "update": 14_000, "generation": 6_000}
+        default_factory=lambda: {"extraction": 40_000, "update": 14_000, "generation": 5_000}
     )
     validation_samples: int = 300
     test_samples: int = 400
@@ -162,6 +163,9 @@ class Kitchen:
         """All steps; the folder that holds the finished base, adapters, scores and card."""
         made = self._work / "nano"
         made.mkdir(parents=True, exist_ok=True)
+        taught = replace(self._recipe, test_samples=0, conversations=0)
+        made_of = {"recipe": digest(repr(taught)), "text": digest(self._excerpt())}
+        check_same(self._work / "recipe.json", made_of)
         self._step("copy", self._make_blank)
         self._step("plain", self._make_plain)
         self._step("base", self._make_base)
@@ -176,6 +180,13 @@ class Kitchen:
     def author(self, split: Split, offset: int) -> Author:
         """A writer of text of one kind; another one for every offset."""
         return Author(RELATIONS, self._pools, self._recipe.seed + offset, split)
+
+    def _excerpt(self) -> list[str]:
+        """Some of the training text, to know it by."""
+        author = self.author("train", 0)
+        base = corpus.base_samples(author, 300, shares=_BASE_SHARES, dialogues=[], prefix="")
+        tasks = [sample for expert in corpus.EXPERTS for sample in corpus.samples(author, expert, 100, prefix="")]
+        return [sample.model_dump_json() for sample in (*base, *tasks)]
 
     def _step(self, name: str, make: Callable[[], dict[str, float]]) -> None:
         """Do it, unless an earlier run did."""
@@ -237,9 +248,9 @@ class Kitchen:
         return figures
 
     def _make_shared(self) -> dict[str, float]:
-        """One adapter for all stages, for comparison; it sees a third of what each of the three sees."""
+        """One adapter for all stages, for comparison; it sees a sixth of what each of the three sees."""
         every = [self._lessons(expert) for expert in corpus.EXPERTS]
-        lessons = [sample for train_samples, _ in every for sample in train_samples[::3]]
+        lessons = [sample for train_samples, _ in every for sample in train_samples[::6]]
         check = [sample for _, check_samples in every for sample in check_samples[::3]]
         return self._make_adapter(_SHARED, (lessons, check), self._work / _SHARED)
 

@@ -103,9 +103,9 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
     if case == "over" and relation.ended:
         return [told.fact], author.reworded(replace(told, ended=True)).fact, "DELETE"
     if case == "changed" and not relation.many and answer:
-        return [author.another(told, answer).fact], told.fact, "UPDATE"
+        return [author.reworded(author.another(told, answer)).fact], told.fact, "UPDATE"
     if case in ("changed", "another") and answer and (relation.many or key):
-        return [author.another(told, answer | key).fact], told.fact, "ADD"
+        return [author.reworded(author.another(told, answer | key)).fact], told.fact, "ADD"
     if case == "same":
         return [told.fact], author.reworded(told).fact, "NONE"
     if case in ("detail", "less"):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
+
+from . import chatter
 
 _SECOND: Mapping[str, str] = {
     "i am": "you are",
@@ -46,21 +49,26 @@ _MENTIONED: Mapping[str, str] = {
     "myself": "themselves",
 }
 _VERB = re.compile(
-    r"^(?P<before>(?: (?:accidentally|actually|also|always|finally|first|just|mostly|nearly|never|no longer|now|once"
-    r"|only|really|simply|still|usually))*) (?P<verb>[a-z']+)"
+    r"^(?P<before>(?: (?:accidentally|actually|also|always|finally|first|just|most|mostly|nearly|never|no longer|now"
+    r"|once|only|really|simply|still|usually))*) (?P<verb>[a-z'-]+)"
 )
 _VERBS: Mapping[str, str] = {"am": "is", "have": "has", "haven't": "hasn't", "don't": "doesn't"}
 _UNCHANGED = frozenset(
     """
-    and are as at became began borrowed bought broke came can can't caught chose could couldn't did ever for found from
-    gave got grew had has have hurt in is let left lent lost made met most must on or paid put quit ran read reread
-    said sat saw set shut sold spent split swam to took was wasn't went with won won't would wrote
+    and are as at became began borrowed bought broke came can can't caught chose could couldn't did ever felt for found
+    from gave got grew had has held hurt in is kept let left lent lost made met must on or paid quit ran read reread
+    said sat saw set should shut sold spent swam to told took was wasn't went with won won't would wrote
     """.split()
 )
 """Verbs that are the same for all persons, and words that are no verbs."""
-_OPENERS = re.compile(
-    r"^(?:You know, |Well, |So |Imagine, |Note to self, |Nowadays |Honestly, |I must tell you that |It was great, )"
+_TOGETHER = re.compile(r"^(?:My |\{)[^,]* and $")  # "{name} and I share"
+_OPENERS = (
+    *chatter.OPENERS,
+    *("So", "Imagine,", "Nowadays", "Note to self,", "Funny enough,", "It may sound silly, but", "It was great,"),
+    "I must tell you that",
 )
+_OPENING = re.compile(rf"^(?:{'|'.join(map(re.escape, sorted(_OPENERS, key=len, reverse=True)))}) ")
+_PADDING = re.compile(rf",? (?:{'|'.join(map(re.escape, (*chatter.ADVERBS, 'right now')))})$")
 
 
 def to_second(text: str) -> str:
@@ -73,20 +81,21 @@ def to_third(question: str, name: str) -> str:
     return _swap(question, {**_NAMED, "i am": "{n} is", "i have": "{n} has"}).replace("{n}", name)
 
 
+@cache
 def to_note(sentence: str) -> str:
     """What a person says, as a note about the person, both as templates: "My cat sleeps where I sleep" gives "{n}'s cat
-    sleeps where they sleep". The first mention names the person; what only opens the sentence is left out; a day that
-    was told from today (`{when}`) is a date.
+    sleeps where they sleep". The first mention names the person; what only opens or pads the sentence
+    (`chatter.OPENERS`, `chatter.ADVERBS`) is left out; a day that was told from today (`{when}`) is a date.
 
     Raises:
         ValueError: the sentence mentions no first person.
     """
-    told = _OPENERS.sub("", sentence)
+    told = _PADDING.sub("", _OPENING.sub("", sentence))
     first = _pattern(_NAMED).search(told)
     if first is None:
         raise ValueError(f"{sentence!r} does not say whom it is about.")
     rest = _pattern(_MENTIONED).sub(lambda found: _MENTIONED[found[0].casefold()], told[first.end() :])
-    if first[0].casefold() == "i":
+    if first[0].casefold() == "i" and not _TOGETHER.search(told[: first.start()]):
         rest = _VERB.sub(_agreeing, rest)
     note = told[: first.start()] + _NAMED[first[0].casefold()] + rest
     note = note.replace("{when}", "on {when}")

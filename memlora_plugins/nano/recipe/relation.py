@@ -59,15 +59,23 @@ class Relation:
             raise ValueError(f"{self.name}: {wrong}")
         if len(set(self.said)) < _LEAST_SAID or len(set(self.asked)) < _LEAST_ASKED or not self.also:
             raise ValueError(f"{self.name}: too few sentences, questions or notes")
-        for sentence in (*self.said, *self.ended):
-            to_note(sentence)
+        wrong = [text for text in (*self.said, *self.ended) if not _tells_of_the_person(text)]
+        if wrong:
+            raise ValueError(f"{self.name}: no first person in {wrong}")
         if bool(self.ended) != bool(self.ended_fact):
             raise ValueError(f"{self.name}: `ended` and `ended_fact` belong together")
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All taught wordings of the note that are not a sentence's own."""
+        """The wordings of the note that are not made of a sentence."""
         return (self.fact, *self.also)
+
+
+def _tells_of_the_person(sentence: str) -> bool:
+    try:
+        return bool(to_note(sentence))
+    except ValueError:
+        return False
 
 
 def slots(template: str) -> set[str]:

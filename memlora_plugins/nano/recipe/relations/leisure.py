@@ -1995,7 +1995,7 @@ RELATIONS: tuple[Relation, ...] = (
             "Of all the books on my shelf, I treasure {title} the most",
             "If I could only read one more book, I'd read {title} again",
             "Honestly, {title} is the best book I know",
-            "When people ask what my favourite read is, I tell them {title}",
+            "When people ask what my favourite read is, I say {title}",
             "I love {title} more than any other book",
             "As books go, nothing tops {title} for me",
         ),

@@ -2217,7 +2217,7 @@ RELATIONS: tuple[Relation, ...] = (
             "{name} and I broke up",
             "{name} isn't my partner any more",
             "I'm not together with {name} any more",
-            "I split up with {name}",
+            "I've split up with {name}",
         ),
         ended_fact="{n} no longer is in a relationship with {name}",
     ),
