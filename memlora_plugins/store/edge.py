@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import qdrant_edge as q
 
@@ -34,8 +34,9 @@ from .engine import (
     Sparse,
     Vectors,
     Where,
+    check_made,
+    described,
     direct,
-    mismatch,
     valid_ids,
 )
 from .folder import Folder, unavailable
@@ -50,7 +51,6 @@ _PAGE = 1000
 _FILLER = 17 << 20
 """Bytes: two fill a file of the log."""
 _FILLERS = 12
-_FORMAT = 1
 
 
 class EdgeFactStore(PointStore):
@@ -88,7 +88,7 @@ class _Shard:
             self.check(embedder, dimension)
             self.edge = self._load(dimension)
             if self._folder.read("memlora.json") is None:
-                self._folder.write("memlora.json", {"format": _FORMAT, "embedder": embedder, "dimension": dimension})
+                self._folder.write("memlora.json", described(embedder, dimension))
             unfinished = self._folder.read("erasing.json")
             if unfinished is not None:
                 logger.info("finishing an erase of %d points that was interrupted", len(unfinished["ids"]))
@@ -100,8 +100,8 @@ class _Shard:
     def check(self, embedder: str, dimension: int) -> None:
         """Raise unless the folder was made with this embedder."""
         made = self._folder.read("memlora.json")
-        if made is not None and (made["embedder"], made["dimension"]) != (embedder, dimension):
-            raise mismatch(f"The memory folder {self.path}", made, embedder, dimension)
+        if made is not None:
+            check_made(f"The memory folder {self.path}", made, embedder, dimension)
 
     def update(self, operation: q.UpdateOperation) -> None:
         self._try(lambda: self.edge.update(operation))
@@ -331,7 +331,7 @@ class _EdgeEngine:
         def action() -> list[Ranked]:
             filters: dict[Where, q.Filter] = {}
             lists = [self._edge.query(_query(search, filters)) for search in searches]
-            return [[(_spelled(point.id), point.score) for point in found] for found in lists]
+            return [[(cast(uuid.UUID, point.id).int, point.score) for point in found] for found in lists]
 
         return direct(action)
 
@@ -422,11 +422,6 @@ def _query(search: Search, filters: dict[Where, q.Filter]) -> q.QueryRequest:
         with_payload=False,
         params=q.SearchParams(idf=q.IdfParams(corpus=filters[search.corpus])) if words else None,
     )
-
-
-def _spelled(id: uuid.UUID | int | str) -> str:
-    """An id as it is quickest to write."""
-    return id.hex if isinstance(id, uuid.UUID) else str(id)
 
 
 def _point(record: q.Record) -> Point:

@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from ..errors import EmbedderMismatchError
+from ..errors import EmbedderMismatchError, StoreError
 from ..flows.effects import Call, Effect, Flow
 
 T = TypeVar("T")
 Reply = Effect[T] | Flow[T]
 """What `yield from` turns into a T."""
-Ranked = list[tuple[str, float]]
-"""Ids and scores, best first. The ids are in any spelling that `uuid.UUID` reads: most drop out before `as_id`."""
+Ranked = list[tuple[int, float]]
+"""Ids as numbers (`UUID.int`) and scores, best first. Most drop out before anybody needs them written: `as_id`."""
 
 DENSE = ("text", "context")
 SPARSE = ("context_words",)
@@ -30,6 +30,9 @@ TENANT = "user_id"
 KEYWORDS = ("agent_id", "session_id", "kind", "shelf", "pending", "embedded", "text_key", "message_id", "unfinished")
 """Payload fields with a keyword index. Keywords and integers only: emptiness and booleans cost a payload read each."""
 NUMBERS = ("position",)
+
+_FORMAT = 2
+"""Of points and their vectors; 2: every user's words have numbers of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +165,9 @@ _CANONICAL = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 """Most ids are written like this already, and reading them as UUIDs is the dearest part of looking them up."""
 
 
-def as_id(id: str) -> str:
-    """The id of a point from any spelling of it."""
-    return str(uuid.UUID(id))
+def as_id(number: int) -> str:
+    """The id of a point, written, from its number."""
+    return str(uuid.UUID(int=number))
 
 
 def valid_ids(ids: Sequence[str]) -> list[str]:
@@ -175,7 +178,7 @@ def valid_ids(ids: Sequence[str]) -> list[str]:
             valid.append(id)
             continue
         with suppress(ValueError, AttributeError, TypeError):
-            valid.append(as_id(id))
+            valid.append(str(uuid.UUID(id)))
     return valid
 
 
@@ -188,10 +191,25 @@ def direct(action: Callable[[], T]) -> Call[T]:
     return Call(action, asynchronous)
 
 
-def mismatch(what: str, made: Mapping[str, Any], embedder: str, dimension: int) -> EmbedderMismatchError:
-    """The error for a collection of another embedder."""
-    return EmbedderMismatchError(
-        f"{what} was made with the embedder {made['embedder']!r} ({made['dimension']} dimensions), not with"
-        f" {embedder!r} ({dimension}). Open it with that embedder; to change over, export with it and load the rows"
-        " into a new place with the new one."
-    )
+def described(embedder: str, dimension: int) -> dict[str, Any]:
+    """What a collection notes about itself when it is made."""
+    return {"format": _FORMAT, "embedder": embedder, "dimension": dimension}
+
+
+def check_made(what: str, made: Mapping[str, Any], embedder: str, dimension: int) -> None:
+    """Raise unless a collection that noted `made` can be used with this embedder, by this version.
+
+    Raises:
+        EmbedderMismatchError: it was made with another embedder. StoreError: by a version that keeps points otherwise.
+    """
+    if (made["embedder"], made["dimension"]) != (embedder, dimension):
+        raise EmbedderMismatchError(
+            f"{what} was made with the embedder {made['embedder']!r} ({made['dimension']} dimensions), not with"
+            f" {embedder!r} ({dimension}). Open it with that embedder; to change over, export with it and load the rows"
+            " into a new place with the new one."
+        )
+    if made.get("format") != _FORMAT:
+        raise StoreError(
+            f"{what} was made by another version of memlora, which keeps words otherwise. Export with that version and"
+            " load the rows into a new place with this one."
+        )

@@ -204,9 +204,9 @@ class PointStore:
             self._check(vector)
         own = {turn.id: {"text": vector.tolist()} for turn, vector in turns if turn.id in there}
         conversations: dict[Scope, list[signals.Place]] = {}
-        for turn, _ in turns:
+        for turn, vector in turns:
             if turn.id in own:
-                conversations.setdefault(turn.scope, []).append(signals.Place.of(turn, own[turn.id]["text"]))
+                conversations.setdefault(turn.scope, []).append(signals.Place.of(turn, vector))
         vectors: dict[str, Vectors] = dict(own)
         for scope, places in conversations.items():
             near = [place for place in (yield from self._around(scope, places)) if place.id not in own]
@@ -246,7 +246,7 @@ class PointStore:
         if scope.session_id is not None and "turn" in kinds:
             where = (*where, Either((Is("shelf", "fact"), Is("session_id", scope.session_id))))
         self._check(vector)
-        asked = self._question(clean_text(text), vector)
+        asked = self._question(scope, clean_text(text), vector)
         if not asked or not kinds:
             return []
         most = max(min(ranking.CANDIDATES, ranking.FOR_EACH * limit), limit)
@@ -259,9 +259,9 @@ class PointStore:
         best = ranking.rerank([(id, score) for id, score in ranked if id in found], _sources(found.values()))
         return [_read(found[id]).hit(score) for id, score in best[:limit]]
 
-    def _question(self, text: str, vector: Vector | None) -> dict[str, Sequence[float] | Sparse]:
+    def _question(self, scope: Scope, text: str, vector: Vector | None) -> dict[str, Sequence[float] | Sparse]:
         """What each signal is asked."""
-        words = signals.query_words(text)
+        words = signals.query_words(text, scope)
         asked: dict[str, Sequence[float] | Sparse] = {}
         for name in ranking.SIGNALS:
             if name in DENSE and vector is not None:

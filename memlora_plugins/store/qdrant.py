@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -35,7 +36,8 @@ from .engine import (
     Sparse,
     Vectors,
     Where,
-    mismatch,
+    check_made,
+    described,
     valid_ids,
 )
 from .points import PointStore
@@ -168,8 +170,7 @@ class _ServerEngine:
                 f"The collection {self._collection!r} at {self._clients.where} was not made by memlora, or the server"
                 " is too old to keep collection metadata. Pass another collection name, or update the server."
             )
-        if (made["embedder"], made["dimension"]) != (embedder, dimension):
-            raise mismatch(f"The collection {self._collection!r}", made, embedder, dimension)
+        check_made(f"The collection {self._collection!r}", made, embedder, dimension)
         self._open = True
 
     def _metadata(self) -> Flow[dict[str, Any] | None]:
@@ -190,7 +191,7 @@ class _ServerEngine:
                     name: models.SparseVectorParams(modifier=models.Modifier.IDF) for name in SPARSE
                 },
                 hnsw_config=models.HnswConfigDiff(m=0, payload_m=16),  # a graph per person, none over everybody's
-                metadata={_METADATA: {"embedder": embedder, "dimension": dimension}},
+                metadata={_METADATA: described(embedder, dimension)},
             )
         except StoreError as error:
             made_by_another = isinstance(error.__cause__, UnexpectedResponse) and error.__cause__.status_code == 409
@@ -252,7 +253,7 @@ class _ServerEngine:
         return (
             yield from self._call(
                 "query_batch_points",
-                lambda batch: [[(str(p.id), p.score) for p in response.points] for response in batch],
+                lambda batch: [[(uuid.UUID(str(p.id)).int, p.score) for p in response.points] for response in batch],
                 requests=[_query(search) for search in searches],
             )
         )

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from ..types import Fact, Turn
+
+Id = TypeVar("Id", int, str)
 
 WINDOW = (1.0, 0.7, 0.4)
 """Share in a turn's context of the turn itself, of the next one on each side, and of the one after that."""
@@ -93,8 +95,8 @@ def saturated(counts: Mapping[int, float]) -> dict[int, float]:
 
 
 def fuse(
-    lists: Mapping[str, Sequence[tuple[str, float]]], *, weights: Mapping[str, float] = SIGNALS
-) -> list[tuple[str, float]]:
+    lists: Mapping[str, Sequence[tuple[Id, float]]], *, weights: Mapping[str, float] = SIGNALS
+) -> list[tuple[Id, float]]:
     """One ranking from one list of (id, score) per signal, best first; ties by id.
 
     Scores of a list are measured from its lowest in standard deviations, weighted and added up. An item that a list
@@ -102,7 +104,7 @@ def fuse(
     the question) counts as filled up with zeros. Signals without a weight count 1. Scores are >= 0.
     """
     longest = max(map(len, lists.values()), default=0)
-    totals: dict[str, float] = {}
+    totals: dict[Id, float] = {}
     for signal, found in lists.items():
         if not found:
             continue
@@ -115,7 +117,8 @@ def fuse(
         scale = weights.get(signal, 1.0) / spread if spread > 1e-9 else 0.0
         for id, score in found:
             totals[id] = totals.get(id, 0.0) + scale * (score - lowest)
-    return sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted((-total, id) for id, total in totals.items())
+    return [(id, -total) for total, id in ordered]
 
 
 def rerank(ranked: Sequence[tuple[str, float]], sources: Mapping[str, Collection[str]]) -> list[tuple[str, float]]:

@@ -6,6 +6,7 @@ are made again from their text, so that only what is searched is stored.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import qdrant_edge
 
-from ..types import Fact, Turn
+from ..types import Fact, Scope, Turn
 from . import ranking
 from .engine import Point, Sparse, Vectors
 from .rows import read_turn
@@ -32,19 +33,21 @@ class Place:
 
     id: str
     order: tuple[int, str, str]
-    text: Sequence[float] | None
+    text: Vector | None
     counts: Mapping[int, float]
 
     @classmethod
-    def of(cls, turn: Turn, text: Sequence[float] | Sparse | None) -> Place:
+    def of(cls, turn: Turn, text: Vector | None) -> Place:
         """The place of a turn with its `text` vector."""
         order = (turn.position, turn.recorded_at.isoformat(), turn.id)
-        return cls(turn.id, order, None if isinstance(text, Sparse) else text, _counts(ranking.turn_words(turn)))
+        return cls(turn.id, order, text, _counts(ranking.turn_words(turn), turn.scope))
 
     @classmethod
     def stored(cls, point: Point) -> Place:
         """The place of a stored turn."""
-        return cls.of(read_turn(point.id, point.payload), point.vectors.get("text"))
+        text = point.vectors.get("text")
+        vector = None if text is None or isinstance(text, Sparse) else np.asarray(text, np.float32)
+        return cls.of(read_turn(point.id, point.payload), vector)
 
 
 def fact_vectors(fact: Fact, vector: Vector | None) -> Vectors:
@@ -54,7 +57,7 @@ def fact_vectors(fact: Fact, vector: Vector | None) -> Vectors:
     vectors: dict[str, Sequence[float] | Sparse] = {}
     if vector is not None:
         vectors["text"] = vectors["context"] = vector.tolist()
-    words = _weights(_counts(ranking.fact_words(fact)))
+    words = _weights(_counts(ranking.fact_words(fact), fact.scope))
     return vectors | ({"context_words": words} if words.indices else {})
 
 
@@ -82,15 +85,25 @@ def contexts(line: Iterable[Place], *, of: set[str]) -> dict[str, Vectors]:
     return made
 
 
-def query_words(text: str) -> Sparse:
-    """The words of a question."""
+def query_words(text: str, scope: Scope) -> Sparse:
+    """The words of a question, as the user's points have them."""
     words = _bm25().embed_query(text)
-    return Sparse(tuple(words.indices), tuple(words.values))
+    return Sparse(_numbers(words, scope), tuple(words.values))
 
 
-def _counts(text: str) -> dict[int, float]:
+def _counts(text: str, scope: Scope) -> dict[int, float]:
     words = _bm25().embed_document(text)
-    return dict(zip(words.indices, words.values, strict=True))
+    return dict(zip(_numbers(words, scope), words.values, strict=True))
+
+
+def _numbers(words: qdrant_edge.SparseVector, scope: Scope) -> tuple[int, ...]:
+    """The numbers of words, of each user others: a word's points are one person's, so a search is not through all.
+
+    Two words of a user stay two (the same bits of both are flipped). Users who share a number share a list, no more:
+    the filter keeps them apart.
+    """
+    own = zlib.crc32(scope.user_id.encode())
+    return tuple(number ^ own for number in words.indices)
 
 
 def _weights(counts: Mapping[int, float]) -> Sparse:
@@ -104,12 +117,13 @@ def _bm25() -> qdrant_edge.Bm25:
 
 
 def _window_vector(place: Place, around: Sequence[tuple[int, Place]]) -> Sequence[float] | None:
-    parts = [(distance, other.text) for distance, other in [(0, place), *around] if other.text is not None]
+    window = [(0, place), *around]
+    parts = [ranking.WINDOW[distance] * other.text for distance, other in window if other.text is not None]
     if not parts:
         return None
-    total = np.sum([ranking.WINDOW[distance] * np.asarray(text, np.float32) for distance, text in parts], axis=0)
+    total = np.sum(parts, axis=0)
     length = float(np.linalg.norm(total))
     if length == 0.0:
-        return place.text
+        return None if place.text is None else place.text.tolist()
     unit: list[float] = (total / length).tolist()
     return unit

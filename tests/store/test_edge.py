@@ -197,6 +197,13 @@ class TestFolder:
         with pytest.raises(StoreUnavailableError):
             opened(edge.path)
 
+    def test_of_an_earlier_format_is_refused(self, edge: EdgeFactStore) -> None:
+        edge.close()
+        notes = edge.path / "memlora.json"
+        notes.write_text(notes.read_text().replace('"format": 2', '"format": 1'))
+        with pytest.raises(StoreError, match="another version"):
+            opened(edge.path)
+
     def test_left_half_made_is_made_again(self, edge: EdgeFactStore) -> None:
         edge.close()
         (edge.path / "points" / "edge_config.json").unlink()
