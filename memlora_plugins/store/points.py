@@ -254,10 +254,12 @@ class PointStore:
         lists = yield from self._engine.search(searches)
         fused = ranking.fuse(dict(zip(asked, lists, strict=True)))
         ranked = [(as_id(id), score) for id, score in fused[: ranking.LOOK_AHEAD * limit]]
-        points = yield from self._retrieve([id for id, _ in ranked])
+        among = (*facts_of(scope), Ids(tuple(id for id, _ in ranked)))  # to read a payload is dear: few need theirs
+        facts = yield from self._engine.scroll(among, fields=("operation", "origins"))
+        best = ranking.rerank(ranked, _sources(facts))[:limit]
+        points = yield from self._retrieve([id for id, _ in best])
         found = {point.id: point for point in points if belongs(point.payload, scope)}
-        best = ranking.rerank([(id, score) for id, score in ranked if id in found], _sources(found.values()))
-        return [_read(found[id]).hit(score) for id, score in best[:limit]]
+        return [_read(found[id]).hit(score) for id, score in best if id in found]
 
     def _question(self, scope: Scope, text: str, vector: Vector | None) -> dict[str, Sequence[float] | Sparse]:
         """What each signal is asked."""
@@ -339,12 +341,12 @@ def _turn_point(turn: Turn, vector: Vector | None) -> Point:
     return Point(turn.id, turn_payload(turn, embedded=bool(vectors) or not searched), vectors)
 
 
-def _sources(points: Iterable[Point]) -> dict[str, set[str]]:
+def _sources(facts: Iterable[Point]) -> dict[str, set[str]]:
     """For each fact that says what its turns said, and no more, those turns."""
     return {
-        point.id: {turn for _, turn in point.payload["origins"] if turn}
-        for point in points
-        if point.payload["kind"] == "fact" and point.payload["operation"] == "ADD"
+        fact.id: {turn for _, turn in fact.payload["origins"] if turn}
+        for fact in facts
+        if fact.payload["operation"] == "ADD"
     }
 
 
