@@ -368,11 +368,11 @@ def test_the_base_reads_tasks_without_instructions_and_chats() -> None:
 
 @given(SEEDS)
 @settings(max_examples=20, deadline=None)
-def test_a_first_lesson_is_one_sentence_and_what_is_noted_of_it(seed: int) -> None:
+def test_a_first_lesson_is_a_few_sentences_and_what_is_noted_of_each(seed: int) -> None:
     for sample in corpus.base_samples(author(seed), 40, shares={"sentence": 1}, dialogues=[], prefix="s"):
         [asked] = sample.messages
         assert extraction.SHORT_PROMPT not in asked.content
-        assert len(extraction.read(sample.reply).facts) == 1
+        assert 1 <= len(extraction.read(sample.reply).facts) <= 3
 
 
 def test_words_to_copy_are_their_own_note_and_come_from_the_whole_vocabulary(tmp_path: Path) -> None:
@@ -416,4 +416,4 @@ def test_in_training_a_value_now_and_then_comes_from_a_pool_it_does_not_belong_t
         )
         return sum(writer.value(pool) in values for _ in range(500)) / 500
 
-    assert own("train", "job") < 0.9 < own("values", "job") == own("phrasings", "job")
+    assert own("train", "job") < 0.95 < own("values", "job") == own("phrasings", "job")

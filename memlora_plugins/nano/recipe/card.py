@@ -26,23 +26,24 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   an induction head (`recipe/blank.py`).
   The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
-  names and nouns from open pools, half of the names invented; in training one value in five comes from a pool where it
+  names and nouns from open pools, half of the names invented; in training one value in ten comes from a pool where it
   does not belong, so that it has to be copied. What is noted is the person's own sentence in the third person, without
-  what opens or pads it, days as dates. Base: {copy_samples:,} rows of random words to copy, {plain_samples:,} single
-  sentences with their note, then {base_samples:,} samples: more of these, the three tasks without instructions (many of
-  them short), a few full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,}
+  what opens or pads it, days as dates; a short answer to a question is noted as a sentence of its kind.
+- Base: {copy_samples:,} rows of random words to copy, {plain_samples:,} texts of one to three sentences with their
+  notes, then {base_samples:,} samples: more of these, the three tasks (a quarter with the short prompts, the others
+  without), a few full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,}
   generation samples with the short prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
   CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
-- Seed {seed}. Base: AdamW, learning rate {base_rate:g} ({embedding_rate:g} times that for the embeddings), one pass
-  each; experts: {expert_rate:g}, one pass.
+- Seed {seed}. Base: AdamW, learning rate {base_rate:g} ({embedding_rate:g} times that for the embeddings and the
+  output layer), one pass each; experts: {expert_rate:g}, one pass.
 
 ## What it cannot do
 
 It knows the {relations} kinds of facts it was taught, in plain English, and what is worded much like them. Other
-statements it may leave out, or note with wrong words. It does not reason, count, translate or chat, and
-dates are resolved from "today", "yesterday" and "two days ago" only. Text it was not made for can make it note wrong
-facts: where that matters, use a student of a billion parameters or more, trained by the same code.
+statements it may leave out, or note with wrong words. It does not reason, count, translate or chat, and dates are
+resolved from "today", "yesterday" and "two days ago" only. Text it was not made for can make it note wrong facts: where
+that matters, use a student of a billion parameters or more, trained by the same code.
 
 ## Held-out scores
 

@@ -24,8 +24,8 @@ _PROMPTS: dict[Expert, str] = {
 Writer = Callable[[Author, PromptStyle, bool], tuple[list[dict[str, str]], str]]
 """(author, style of the prompt, whether there is little in it)"""
 Lesson = Literal["sentence", "exchange", "decision", "question", "task", "chat"]
-"""What a sample of the base teaches: one sentence, one fact; each of the three tasks without a word of instruction; any
-of them with its full prompt; talk."""
+"""What a sample of the base teaches: sentences and what is noted of each; each of the three tasks, mostly without
+instruction; any of them with its full prompt; talk."""
 
 _TAUGHT: Mapping[Lesson, Expert] = {
     "sentence": "extraction",
@@ -35,6 +35,7 @@ _TAUGHT: Mapping[Lesson, Expert] = {
 }
 _COPIED = (3, 24)  # how many words there are to copy
 _PLAIN = 0.6  # share of the base's decisions and questions that have little in them
+_INSTRUCTED = 0.25  # share of the base's tasks that have the short instruction
 
 
 def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Iterator[Sample]:
@@ -83,11 +84,12 @@ def base_samples(
 
 
 def _bare_sample(author: Author, kind: Lesson, id: str) -> Sample:
-    """A sample without instructions."""
+    """A sample without the full instructions."""
     expert = _TAUGHT[kind]
     plain = kind == "sentence" or (kind != "exchange" and author.rng.random() < _PLAIN)
     messages, reply = _WRITERS[expert](author, "short", plain)
-    return _sample(id, expert, _bare(expert, messages), reply)
+    instructed = kind != "sentence" and author.rng.random() < _INSTRUCTED
+    return _sample(id, expert, messages if instructed else _bare(expert, messages), reply)
 
 
 def _bare(expert: Expert, messages: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -49,12 +49,12 @@ Say = Callable[[str], None]
 _SHARED: Final = "shared"
 _PLAIN_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 1}
 _BASE_SHARES: Mapping[corpus.Lesson, int] = {
-    "sentence": 200,
-    "exchange": 445,
-    "decision": 200,
-    "question": 120,
+    "sentence": 100,
+    "exchange": 550,
+    "decision": 220,
+    "question": 105,
     "task": 5,
-    "chat": 30,
+    "chat": 20,
 }
 
 _BASE = TrainingOptions(
@@ -76,7 +76,7 @@ _EXPERT = TrainingOptions(
     alpha=128,
     dropout=0.0,
     target_modules="all-linear",
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     schedule="cosine",
     batch_size=12,
     epochs=1,
@@ -92,10 +92,10 @@ class Recipe:
     copy_samples: int = 2_000
     """Rows of random words to repeat, before anything else."""
     plain_samples: int = 60_000
-    """Single sentences, and what is noted of each."""
-    base_samples: int = 60_000
+    """One to three sentences, and what is noted of each."""
+    base_samples: int = 84_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 40_000, "update": 14_000, "generation": 5_000}
+        default_factory=lambda: {"extraction": 16_000, "update": 10_000, "generation": 4_000}
     )
     validation_samples: int = 300
     test_samples: int = 400
