@@ -27,12 +27,23 @@ SPARSE = ("context_words",)
 ALL_VECTORS = (*DENSE, *SPARSE)
 
 TENANT = "user_id"
-KEYWORDS = ("agent_id", "session_id", "kind", "shelf", "pending", "embedded", "text_key", "message_id", "unfinished")
+KEYWORDS = (
+    "agent_id",
+    "session_id",
+    "kind",
+    "shelf",
+    "found_by",
+    "pending",
+    "embedded",
+    "text_key",
+    "message_id",
+    "unfinished",
+)
 """Payload fields with a keyword index. Keywords and integers only: emptiness and booleans cost a payload read each."""
 NUMBERS = ("position",)
 
 _FORMAT = 2
-"""Of points and their vectors; 2: every user's words have numbers of their own."""
+"""Of points and their vectors; 2: every user's words have numbers of their own, and what is searched says by whom."""
 
 
 @dataclass(frozen=True, slots=True)

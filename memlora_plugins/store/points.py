@@ -21,6 +21,7 @@ from .rows import (
     belongs,
     fact_payload,
     facts_of,
+    found_by,
     of_user,
     read_fact,
     read_turn,
@@ -242,7 +243,7 @@ class PointStore:
         self, scope: Scope, text: str, vector: Vector | None, limit: int, kinds: Sequence[Kind]
     ) -> Flow[list[Hit]]:
         own = of_user(scope)
-        where: Where = (*own, In("shelf", tuple(kinds)))
+        where = found_by(scope) if set(kinds) >= {"fact", "turn"} else (*own, In("shelf", tuple(kinds)))
         if scope.session_id is not None and "turn" in kinds:
             where = (*where, Either((Is("shelf", "fact"), Is("session_id", scope.session_id))))
         self._check(vector)

@@ -33,6 +33,12 @@ def of_user(scope: Scope) -> Where:
     return where if scope.agent_id is None else (*where, Is("agent_id", scope.agent_id))
 
 
+def found_by(scope: Scope) -> Where:
+    """What a search of the scope's user and agent may find: current facts and spoken turns. Quicker than by shelf."""
+    where: Where = (Is("found_by", scope.user_id),)
+    return where if scope.agent_id is None else (*where, Is("agent_id", scope.agent_id))
+
+
 def of_owner(scope: Scope) -> Where:
     """Points of exactly this user and agent."""
     return (Is("user_id", scope.user_id), Is("agent_id", scope.agent_id or ""))
@@ -78,6 +84,7 @@ def turn_payload(turn: Turn, *, embedded: bool) -> Payload:
     return {
         "kind": "turn",
         "shelf": "turn" if turn.role in SPOKEN else "aside",
+        "found_by": turn.scope.user_id if turn.role in SPOKEN else "",
         **_scope_payload(turn.scope),
         "message_id": turn.message_id,
         "role": turn.role,
@@ -99,6 +106,7 @@ def fact_payload(fact: Fact, origins: Mapping[str, Sequence[str]]) -> Payload:
     return {
         "kind": "fact",
         "shelf": "retired" if fact.retired else "fact",
+        "found_by": "" if fact.retired else fact.scope.user_id,
         **_scope_payload(fact.scope.without_session()),
         "text": clean_text(fact.text),
         "text_key": text_key(fact.text),
@@ -117,10 +125,14 @@ def fact_payload(fact: Fact, origins: Mapping[str, Sequence[str]]) -> Payload:
     }
 
 
+RETIRED: Payload = {"shelf": "retired", "found_by": ""}
+"""The fields that say where a retired fact is kept."""
+
+
 def retirement_payload(item: Retirement, same_as: Mapping[str, str]) -> Payload:
     """The fields that retire a fact. `same_as`: facts that were not added because another says the same."""
     return {
-        "shelf": "retired",
+        **RETIRED,
         "retired_at": _time(item.retired_at),
         "retired_by": item.retired_by,
         "valid_to": _time_or_none(item.valid_to),

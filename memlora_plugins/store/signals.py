@@ -6,10 +6,11 @@ are made again from their text, so that only what is searched is stored.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -121,8 +122,8 @@ def _window_vector(place: Place, around: Sequence[tuple[int, Place]]) -> Sequenc
     parts = [ranking.WINDOW[distance] * other.text for distance, other in window if other.text is not None]
     if not parts:
         return None
-    total = np.sum(parts, axis=0)
-    length = float(np.linalg.norm(total))
+    total = reduce(np.add, parts)
+    length = math.sqrt(total @ total)
     if length == 0.0:
         return None if place.text is None else place.text.tolist()
     unit: list[float] = (total / length).tolist()

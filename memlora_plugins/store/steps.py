@@ -22,7 +22,7 @@ from ..errors import ConflictError
 from ..flows.effects import Flow
 from .base import Payload
 from .engine import Engine, Ids, Is, Point, Where
-from .rows import with_origins
+from .rows import RETIRED, with_origins
 
 _ATTEMPTS = 50
 """How often provenance is written again while others write the same fact; a failure means that another got on."""
@@ -182,7 +182,7 @@ def _one_of_equals(engine: Engine, payload: Payload) -> Flow[None]:
     winner, *losers = sorted(equals, key=lambda point: point.id)
     for loser in losers:
         retired = {
-            "shelf": "retired",
+            **RETIRED,
             "retired_at": datetime.now(UTC).isoformat(),
             "retired_by": "NONE",
             "superseded_by": winner.id,
