@@ -26,13 +26,13 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   an induction head (`recipe/blank.py`).
   The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
-  names and nouns from open pools, half of the names invented; in training one value in ten comes from a pool where it
-  does not belong, so that it has to be copied. What is noted is the person's own sentence in the third person, without
-  what opens or pads it, days as dates; a short answer to a question is noted as a sentence of its kind.
-- Base: {copy_samples:,} rows of random words to copy, {plain_samples:,} texts of one to three sentences with their
-  notes, then {base_samples:,} samples: more of these, the three tasks (a quarter with the short prompts, the others
-  without), a few full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,}
-  generation samples with the short prompts, as they are served.
+  names and nouns from open pools, half of the names invented; in training one value in twenty comes from a pool where
+  it does not belong. What is noted is the person's own sentence in the third person, without what opens or pads it,
+  days as dates; a short answer to a question is noted as a sentence of its kind.
+- Base: {copy_samples:,} rows of random words to copy; {drill_samples:,} exercises of the three tasks on random words,
+  where nothing can be guessed; then {base_samples:,} samples of text: single sentences, the three tasks (a quarter with
+  the short prompts, the others without), a few full prompts and chats. Experts: {extraction:,} extraction, {update:,}
+  update and {generation:,} generation samples with the short prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
   CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
 - Seed {seed}. Base: AdamW, learning rate {base_rate:g} ({embedding_rate:g} times that for the embeddings and the
@@ -64,7 +64,7 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         rank=recipe.expert.rank,
         relations=relations,
         copy_samples=recipe.copy_samples,
-        plain_samples=recipe.plain_samples,
+        drill_samples=recipe.drill_samples,
         base_samples=recipe.base_samples,
         extraction=recipe.expert_samples["extraction"],
         update=recipe.expert_samples["update"],

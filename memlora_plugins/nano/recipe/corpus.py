@@ -1,18 +1,16 @@
-"""The training and test samples of nano, made by an `Author`; and random words to copy."""
+"""The training and test samples of nano, made by an `Author`."""
 
 from __future__ import annotations
 
-import random
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from ...experts import extraction, generation, update
-from ...experts.extraction import Exchange
 from ...serving.base import Expert, PromptStyle
 from ...training.dataset import ChatLine, Sample
 from . import memories
 from .dialogue import Author
+from .drill import Drill
 
 EXPERTS: tuple[Expert, ...] = ("extraction", "update", "generation")
 _PROMPTS: dict[Expert, str] = {
@@ -33,7 +31,6 @@ _TAUGHT: Mapping[Lesson, Expert] = {
     "decision": "update",
     "question": "generation",
 }
-_COPIED = (3, 24)  # how many words there are to copy
 _PLAIN = 0.6  # share of the base's decisions and questions that have little in them
 _INSTRUCTED = 0.25  # share of the base's tasks that have the short instruction
 
@@ -45,16 +42,10 @@ def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Itera
         yield _sample(f"{prefix}-{number}", expert, messages, reply)
 
 
-def copies(tokenizer: Any, count: int, *, seed: int, prefix: str) -> Iterator[Sample]:
-    """Random words and beginnings of words to repeat, in the shape of an extraction: what the base model learns before
-    any language."""
-    rng = random.Random(seed)
-    pieces = [tokenizer.decode([number]) for number in range(len(tokenizer))]
-    pieces = [piece.strip() for piece in pieces if re.fullmatch(" [a-z]+|[A-Z][a-z]+", piece)]
-    for number in range(count):
-        text = " ".join(rng.choices(pieces, k=rng.randint(*_COPIED)))
-        messages = _bare("extraction", extraction.messages(Exchange(text), "short"))
-        yield _sample(f"{prefix}-{number}", "extraction", messages, extraction.target([text]))
+def drill_samples(drills: Iterable[Drill], *, prefix: str) -> Iterator[Sample]:
+    """Exercises on random words, without instruction."""
+    for number, (expert, messages, reply) in enumerate(drills):
+        yield _sample(f"{prefix}-{number}", expert, _bare(expert, messages), reply)
 
 
 def base_samples(

@@ -35,12 +35,21 @@ _WHEN = {
     "yesterday evening": -1,
     "two days ago": -2,
 }
-_FOREIGN = 0.1
+_FOREIGN = 0.05
 """Share of the values in training that come from another pool than they should: what is known by its pool need not be
 copied, and then nothing new can be."""
-_REPLIES = 0.12
+_NAMED = 0.4  # how often a person goes by a name
+_DATED = 0.5  # … an exchange has a date
+_ANSWERED = 0.35  # … the assistant has said something before
+_NOISE = 0.06  # … a message begins, and how often it ends, with something that tells nothing
+_CLOSED = 0.08  # … a sentence is followed by such a thing
+_OPENED = 0.15  # … it has an opener
+_PADDED = 0.04  # … an adverb that adds nothing
+_SLIPS = 0.02  # … a slip of the tongue, and then its correction
+_JOINED = 0.12  # … it is joined to the next one
+_REPLIES = 0.08
 """Share of the single facts that are told by a short answer or a yes, or denied."""
-_FACTS = ((0, 24), (1, 40), (2, 22), (3, 10), (4, 4))  # facts in an exchange, and how often in a hundred
+_FACTS = ((0, 24), (1, 44), (2, 22), (3, 8), (4, 2))  # facts in an exchange, and how often in a hundred
 _TAUGHT_FACTS = ((0, 14), (1, 26), (2, 28), (3, 20), (4, 12))  # in training: what is read teaches more
 _PLAIN_FACTS = ((1, 60), (2, 25), (3, 15))
 
@@ -98,7 +107,7 @@ class Author:
 
     def person(self) -> str | None:
         """A name, or None for a person who goes by none."""
-        return None if self.rng.random() < 0.4 else self.value("name")
+        return self.value("name") if self.rng.random() < _NAMED else None
 
     def moment(self) -> datetime:
         return datetime(2019, 1, 1, tzinfo=UTC) + timedelta(days=self.rng.randrange(3000), hours=self.rng.randrange(24))
@@ -155,7 +164,7 @@ class Author:
     def scene(self) -> Scene:
         """An exchange with any number of facts."""
         person = self.person()
-        date = self.moment() if self.rng.random() < 0.85 else None
+        date = self.moment() if self.rng.random() < _DATED else None
         count = self._count(_TAUGHT_FACTS if self.split == "train" else _FACTS)
         if count == 0:
             return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
@@ -182,13 +191,13 @@ class Author:
         """The message that tells it all, in order."""
         rng = self.rng
         parts: list[str] = []
-        if rng.random() < 0.12:
+        if rng.random() < _NOISE:
             parts.append(rng.choice((*chatter.NOISE, *chatter.CLOSERS)))
         for one in told:
             parts.append(self._sentence(one))
-            if rng.random() < 0.18:
+            if rng.random() < _CLOSED:
                 parts.append(rng.choice(chatter.CLOSERS))
-        if rng.random() < 0.12:
+        if rng.random() < _NOISE:
             parts.append(self._chatter())
         text = self._joined(parts)
         return text.lower() if rng.random() < 0.04 and text.isascii() and not _has_names(told) else text
@@ -205,13 +214,13 @@ class Author:
 
     def assistant(self) -> str | None:
         """What the assistant said before; nothing is ever noted of it."""
-        kind = self.rng.random()
-        if kind < 0.35:
+        if self.rng.random() >= _ANSWERED:
             return None
-        if kind < 0.5:
+        kind = self.rng.random()
+        if kind < 0.25:
             told = self.tell(self.rng.choice(self.relations), None, None)
-            return told.answer if kind < 0.42 else to_second(self.question(told))
-        if kind < 0.53:
+            return told.answer if kind < 0.1 else to_second(self.question(told))
+        if kind < 0.3:
             return UNKNOWN
         return self._filled(self.rng.choice(chatter.ASSISTANT))
 
@@ -247,13 +256,13 @@ class Author:
         text = told.sentence
         own = sorted(slots(told.relation.fact) - {"n", "when"})
         slipped = None
-        if own and not told.ended and rng.random() < 0.05:
+        if own and not told.ended and rng.random() < _SLIPS:
             slot = rng.choice(own)
             slipped = self.value(slot.rstrip("0123456789"), frozenset(spoken.values()))
             text = fill(told.said, {**spoken, slot: slipped})
-        if rng.random() < 0.1:
+        if rng.random() < _PADDED:
             text = f"{text} {rng.choice(chatter.ADVERBS)}"
-        if rng.random() < 0.3:
+        if rng.random() < _OPENED:
             text = _after_opener(rng.choice(chatter.OPENERS), text)
         if slipped is None:
             return text
@@ -266,7 +275,7 @@ class Author:
         for place, part in enumerate(parts):
             last = place == len(parts) - 1
             end = "" if part[-1:] in ".!?:)" else rng.choices((".", "!", "", "..."), (70, 12, 14 if last else 0, 4))[0]
-            follows = not last and end == "." and rng.random() < 0.25 and _can_follow(parts[place + 1])
+            follows = not last and end == "." and rng.random() < _JOINED and _can_follow(parts[place + 1])
             if follows:
                 end = rng.choice((", and", " and", ";", ","))
             piece = part + end

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +28,7 @@ from ...training.identity import check_same, digest
 from ...training.options import Trained, TrainingOptions
 from ...training.trainer import TrainingEvent, train
 from .. import SETTINGS
-from . import blank, corpus, memories
+from . import blank, corpus, drill, memories
 from .card import card
 from .conversations import conversation
 from .dialogue import Author, Split
@@ -47,11 +47,10 @@ SCORES = "scores.json"
 Say = Callable[[str], None]
 
 _SHARED: Final = "shared"
-_PLAIN_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 1}
 _BASE_SHARES: Mapping[corpus.Lesson, int] = {
-    "sentence": 100,
-    "exchange": 550,
-    "decision": 220,
+    "sentence": 150,
+    "exchange": 520,
+    "decision": 200,
     "question": 105,
     "task": 5,
     "chat": 20,
@@ -69,8 +68,8 @@ _BASE = TrainingOptions(
     epochs=1,
     patience=1_000,
 )
-_PLAIN = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
-_COPY = _PLAIN.model_copy(update={"warmup": 0.25})
+_DRILL = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
+_COPY = _DRILL.model_copy(update={"warmup": 0.25})
 _EXPERT = TrainingOptions(
     rank=64,
     alpha=128,
@@ -91,9 +90,9 @@ class Recipe:
     seed: int = 7
     copy_samples: int = 2_000
     """Rows of random words to repeat, before anything else."""
-    plain_samples: int = 60_000
-    """One to three sentences, and what is noted of each."""
-    base_samples: int = 84_000
+    drill_samples: int = 24_000
+    """The three tasks on random words."""
+    base_samples: int = 100_000
     expert_samples: Mapping[Expert, int] = field(
         default_factory=lambda: {"extraction": 16_000, "update": 10_000, "generation": 4_000}
     )
@@ -104,7 +103,7 @@ class Recipe:
     eval_every: int = 500
     """Steps between two validations."""
     copy: TrainingOptions = _COPY
-    plain: TrainingOptions = _PLAIN
+    drill: TrainingOptions = _DRILL
     base: TrainingOptions = _BASE
     expert: TrainingOptions = _EXPERT
 
@@ -167,7 +166,7 @@ class Kitchen:
         made_of = {"recipe": digest(repr(taught)), "text": digest(self._excerpt())}
         check_same(self._work / "recipe.json", made_of)
         self._step("copy", self._make_blank)
-        self._step("plain", self._make_plain)
+        self._step("drill", self._make_drilled)
         self._step("base", self._make_base)
         for expert in corpus.EXPERTS:
             self._step(expert, partial(self._make_expert, expert))
@@ -203,32 +202,41 @@ class Kitchen:
         """The tokenizer, and a blank model that learns to copy."""
         recipe = self._recipe
         new = self._work / "blank"
-        sample = self._base_text(self.author("train", 0), min(30_000, recipe.base_samples), _BASE_SHARES)
+        sample = self._base_text(self.author("train", 0), min(30_000, recipe.base_samples))
         tokenizer = blank.make_tokenizer(_texts(sample), new)
         blank.new_model(tokenizer, new, seed=recipe.seed)
-        lessons = list(corpus.copies(tokenizer, recipe.copy_samples, seed=recipe.seed, prefix="copy"))
-        check = list(corpus.copies(tokenizer, recipe.validation_samples, seed=recipe.seed + 1, prefix="check"))
-        return self._train(_SHARED, new, lessons, check, self._work / "trained-copy", recipe.copy)
+        return self._exercise(drill.copies, recipe.copy_samples, new, self._work / "trained-copy", recipe.copy)
 
-    def _make_plain(self) -> dict[str, float]:
+    def _make_drilled(self) -> dict[str, float]:
         recipe = self._recipe
-        lessons = self._base_text(self.author("train", 2), recipe.plain_samples, _PLAIN_SHARES)
-        check = self._base_text(self.author("values", 3), recipe.validation_samples, _PLAIN_SHARES)
-        copying = self._work / "trained-copy"
-        return self._train(_SHARED, copying, lessons, check, self._work / "trained-plain", recipe.plain)
+        copying, out = self._work / "trained-copy", self._work / "trained-drill"
+        return self._exercise(drill.drills, recipe.drill_samples, copying, out, recipe.drill)
+
+    def _exercise(
+        self, make: Callable[..., Iterator[drill.Drill]], count: int, base: Path, out: Path, options: TrainingOptions
+    ) -> dict[str, float]:
+        """Train on random words."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self._work / "blank")
+        lessons, check = (
+            list(corpus.drill_samples(make(tokenizer, many, seed=seed), prefix=f"{make.__name__}-{seed}"))
+            for seed, many in enumerate((count, self._recipe.validation_samples), self._recipe.seed)
+        )
+        return self._train(_SHARED, base, lessons, check, out, options)
 
     def _make_base(self) -> dict[str, float]:
         recipe = self._recipe
-        lessons = self._base_text(self.author("train", 0), recipe.base_samples, _BASE_SHARES)
-        check = self._base_text(self.author("values", 1), recipe.validation_samples, _BASE_SHARES)
+        lessons = self._base_text(self.author("train", 0), recipe.base_samples)
+        check = self._base_text(self.author("values", 1), recipe.validation_samples)
         trained = self._work / "trained-base"
-        figures = self._train(_SHARED, self._work / "trained-plain", lessons, check, trained, recipe.base)
+        figures = self._train(_SHARED, self._work / "trained-drill", lessons, check, trained, recipe.base)
         blank.halve(trained, self._work / "nano" / "base")
         return figures
 
-    def _base_text(self, author: Author, count: int, shares: Mapping[corpus.Lesson, int]) -> list[Sample]:
+    def _base_text(self, author: Author, count: int) -> list[Sample]:
         chats = read_dialogues(self._dialogues)
-        return list(corpus.base_samples(author, count, shares=shares, dialogues=chats, prefix=author.split))
+        return list(corpus.base_samples(author, count, shares=_BASE_SHARES, dialogues=chats, prefix=author.split))
 
     def _lessons(self, expert: Expert) -> tuple[list[Sample], list[Sample]]:
         place = 10 * (1 + corpus.EXPERTS.index(expert))

@@ -69,6 +69,8 @@ _OPENERS = (
 )
 _OPENING = re.compile(rf"^(?:{'|'.join(map(re.escape, sorted(_OPENERS, key=len, reverse=True)))}) ")
 _PADDING = re.compile(rf",? (?:{'|'.join(map(re.escape, (*chatter.ADVERBS, 'right now')))})$")
+PRONOUNS = frozenset("i me my mine myself am do have".split())
+"""Words that stand for the person who speaks, and those that do so with "I" behind them."""
 
 
 def to_second(text: str) -> str:
