@@ -54,27 +54,29 @@ def test_a_second_person_does_not_wait_for_the_first_when_a_thread_lingers(monke
     one.close()
 
 
-def test_threads_end_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_LINGER", 0.01)
+def at_rest(linger: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, set[threading.Thread]]:
+    """A worker that has done one thing, and the threads it did it with."""
+    monkeypatch.setattr(worker, "_LINGER", linger)
     before = set(distillers())
     one = Worker(lambda scope, ids: AddResult(), threads=4)
     one.submit(ANA, ["a"])
+    started = set(distillers()) - before
     one.done().result(timeout=30)
-    for thread in set(distillers()) - before:
+    return one, started
+
+
+def test_threads_end_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, started = at_rest(0.01, monkeypatch)
+    for thread in started:
         thread.join(30)
-    assert set(distillers()) <= before
+    assert not any(thread.is_alive() for thread in started)
     one.submit(ANA, ["b"])  # and begin again
     assert one.done().result(timeout=30) == AddResult()
     one.close()
 
 
 def test_closing_does_not_wait_for_an_idle_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_LINGER", 3600.0)
-    before = set(distillers())
-    one = Worker(lambda scope, ids: AddResult(), threads=1)
-    one.submit(ANA, ["a"])
-    one.done().result(timeout=30)
-    started = set(distillers()) - before
+    one, started = at_rest(3600.0, monkeypatch)
     one.close(grace=30)
     assert started
     assert not any(thread.is_alive() for thread in started)

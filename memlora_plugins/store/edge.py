@@ -61,7 +61,7 @@ class EdgeFactStore(PointStore):
 
     Raises (open):
         StoreLockedError: another process holds the folder. StoreUnavailableError: it cannot be made or written.
-        EmbedderMismatchError: it was made with another embedder.
+        EmbedderMismatchError: it was made with another embedder. StoreError: it was made by another version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -221,6 +221,6 @@ def check_made(what: str, made: Mapping[str, Any], embedder: str, dimension: int
         )
     if made.get("format") != _FORMAT:
         raise StoreError(
-            f"{what} was made by another version of memlora, which keeps words otherwise. Export with that version and"
+            f"{what} was made by another version of memlora, which keeps points otherwise. Export with that version and"
             " load the rows into a new place with this one."
         )
