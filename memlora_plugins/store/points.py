@@ -100,21 +100,26 @@ class PointStore:
         limit: int | None = None,
         newest_first: bool = False,
     ) -> Flow[list[Turn]]:
+        state = None if pending is None else "yes" if pending else "no"
+        if ids is not None:  # read, not looked for: it is the quickest way to none, as with most that is added
+            known = yield from self._engine.guard(self._retrieve(list(dict.fromkeys(ids))))
+            found = [
+                point
+                for point in known
+                if point.payload["kind"] == "turn"
+                and belongs(point.payload, scope)
+                and state in (None, point.payload["pending"])
+                and (before is None or point.payload["position"] < before)
+            ]
+            return _turns(found, newest_first=newest_first)[:limit]
         where: Where = turns_of(scope)
-        if pending is not None:
-            where = (*where, Is("pending", "yes" if pending else "no"))
+        if state is not None:
+            where = (*where, Is("pending", state))
         if before is not None:
             where = (*where, Between("position", under=before))
-        if ids is not None and pending is before is limit is None:  # as `add` asks: the quickest way to none
-            known = yield from self._engine.guard(self._retrieve(list(dict.fromkeys(ids))))
-            mine = [point for point in known if point.payload["kind"] == "turn" and belongs(point.payload, scope)]
-            return _turns(mine, newest_first=newest_first)
-        if ids is not None:
-            where = (*where, Ids(tuple(ids)))
-        nothing = limit == 0 or (ids is not None and not ids)
-        order = None if limit is None or ids is not None else "position"
+        order = None if limit is None else "position"
         found = yield from self._scroll(
-            None if nothing else where, limit=limit if order else None, order=order, descending=newest_first
+            None if limit == 0 else where, limit=limit, order=order, descending=newest_first
         )
         return _turns(found, newest_first=newest_first)[:limit]
 
