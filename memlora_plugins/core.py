@@ -55,6 +55,7 @@ class Core:
             neighbours_per_fact=settings.neighbours_per_fact,
             similarity_threshold=settings.similarity_threshold,
             exchange_chars=settings.exchange_chars,
+            quoted_facts=settings.quoted_facts,
         )
 
     def start(self) -> Flow[None]:

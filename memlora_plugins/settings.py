@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     """Cosine below which an old fact is no neighbour; a new fact without neighbours is added without a model call."""
     exchange_chars: int = Field(default=4000, ge=200)
     """Longest piece of one message that one extraction sees; longer messages are distilled piece by piece."""
+    quoted_facts: bool = False
+    """The extraction expert notes facts in the person's own words, as nano's does: they are kept with who said them,
+    `Ana: I moved to Porto.`"""
     token_budget: int = Field(default=800, ge=16)
     """Default size of a context, in estimated tokens."""
     answer_budget: int | None = Field(default=None, ge=16)

@@ -465,6 +465,29 @@ def test_without_a_model_everything_is_kept_and_the_way_on_is_named(tmp_path: Pa
             list(memory.stream("Where do I live?", scope=ANA))
 
 
+def test_facts_in_the_persons_own_words_are_kept_with_who_said_them(tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    def update(request: Request) -> str:
+        shown.append(request.messages[-1]["content"])
+        return decides(("0", "UPDATE", "Ana: I moved to Rome."))
+
+    memory = Memory(
+        backend=FakeBackend(extraction=facts_of, update=update),
+        store=EdgeFactStore(tmp_path),
+        embedder=WordEmbedder(),
+        settings=Settings(quoted_facts=True, similarity_threshold=-1),
+    )
+    with memory:
+        memory.add([said("Well, «I live in Lisbon.»", name="Ana")], scope=ANA)
+        memory.add([said("«I moved to Rome.»", name="Ana")], scope=ANA)
+        assert texts(memory.facts(scope=ANA)) == ["Ana: I moved to Rome."]
+        memory.add([said("«Me too!»")], scope=BOB)
+        assert texts(memory.facts(scope=BOB)) == ["The user: Me too!"]
+    assert '"Ana: I live in Lisbon."' in shown[0]
+    assert '["Ana: I moved to Rome."]' in shown[0]
+
+
 def test_answers_are_given_from_a_context_of_their_own_size(tmp_path: Path) -> None:
     backend = FakeBackend(generation=lambda request: "In Lisbon.")
     parts = {"store": EdgeFactStore(tmp_path), "embedder": WordEmbedder()}

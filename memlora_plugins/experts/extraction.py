@@ -108,6 +108,11 @@ def target(facts: Sequence[str]) -> str:
     return json.dumps({"facts": list(facts)}, ensure_ascii=False, separators=(",", ":"))
 
 
+def quote(fact: str, name: str | None) -> str:
+    """A fact in the person's own words, with who said it: `Ana: I moved to Porto.`"""
+    return f"{speaker('user', name).removeprefix('user').strip() or 'The user'}: {fact}"
+
+
 def read(reply_text: str) -> Extraction:
     """The facts in a reply: cleaned, without repetitions, in order.
 

@@ -45,13 +45,14 @@ class Rules:
     """What the flows may decide about. Defaults as in `Settings`.
 
     `exchange_chars` is the longest piece of a message that one extraction sees; longer messages are cut into pieces
-    at line or sentence ends, and every piece is distilled.
+    at line or sentence ends, and every piece is distilled. `quoted_facts`: facts are in the person's own words.
     """
 
     prompt_style: Callable[[Expert], PromptStyle]
     neighbours_per_fact: int = 5
     similarity_threshold: float = 0.35
     exchange_chars: int = 4000
+    quoted_facts: bool = False
     commit_attempts: int = 5
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -214,9 +215,10 @@ def _extract(store: FactStore, turn: Turn, rules: Rules) -> Flow[_Extracted]:
                 max_tokens=extraction.MAX_TOKENS,
             )
             cut = (Failure("extraction", _cut_off(), (turn.id,)),) if asked.truncated else ()
-            total = _Extracted(
-                total.facts + asked.reading.facts, total.usage + asked.usage, total.errors + cut, failed=False
-            )
+            facts = asked.reading.facts
+            if rules.quoted_facts:
+                facts = tuple(extraction.quote(fact, turn.name) for fact in facts)
+            total = _Extracted(total.facts + facts, total.usage + asked.usage, total.errors + cut, failed=False)
     except (ClosedError, ForkedError):
         raise
     except MemloraError as error:

@@ -20,5 +20,10 @@ def shipped() -> bool:
     return (BASE / "model.safetensors").is_file()
 
 
-SETTINGS: dict[str, Any] = {"neighbours_per_fact": 3, "exchange_chars": 400, "answer_budget": 240}
-"""What so small a model can take at a time; the defaults of a memory that runs it."""
+SETTINGS: dict[str, Any] = {
+    "neighbours_per_fact": 3,
+    "exchange_chars": 400,
+    "answer_budget": 240,
+    "quoted_facts": True,
+}
+"""What so small a model can take at a time, and how it notes facts; the defaults of a memory that runs it."""

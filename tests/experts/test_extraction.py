@@ -226,3 +226,17 @@ def test_injected_memories_are_not_shown_again() -> None:
         assert "assistant: So you said" in shown
     only_block = extraction.messages(Exchange("tea", assistant_text=block), "short")[0]["content"]
     assert "assistant" not in only_block
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("Ana", "Ana: I moved to Porto."),
+        (None, "The user: I moved to Porto."),
+        ("User", "The user: I moved to Porto."),
+        (" Ana:\nBob ", "Ana Bob: I moved to Porto."),
+        ("userland", "userland: I moved to Porto."),
+    ],
+)
+def test_a_fact_in_the_persons_own_words_is_kept_with_who_said_it(name: str | None, kept: str) -> None:
+    assert extraction.quote("I moved to Porto.", name) == kept

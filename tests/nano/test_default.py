@@ -67,10 +67,10 @@ def test_what_was_kept_without_it_is_distilled_once_it_is_there(
 ) -> None:
     with Memory.open(path=tmp_path, model="none") as memory:
         memory.add([Message("user", "I live in Lisbon.")], scope=ANA)
-    monkeypatch.setattr(LocalBackend, "complete", lambda self, request: Completion(says("Ana lives in Lisbon")))
+    monkeypatch.setattr(LocalBackend, "complete", lambda self, request: Completion(says("I live in Lisbon.")))
     with Memory.open(path=tmp_path) as memory:
         memory.flush()
-        assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana lives in Lisbon"]
+        assert [fact.text for fact in memory.facts(scope=ANA)] == ["The user: I live in Lisbon."]
 
 
 async def test_the_asynchronous_door_runs_it_too(tmp_path: Path, tiny_nano: TinyModel) -> None:
@@ -82,7 +82,11 @@ async def test_the_asynchronous_door_runs_it_too(tmp_path: Path, tiny_nano: Tiny
 @pytest.mark.usefixtures("tiny_nano")
 def test_what_is_said_wins_over_its_limits_and_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMLORA_EXCHANGE_CHARS", "300")
-    said = {"neighbours_per_fact": Settings().neighbours_per_fact, "exchange_chars": 300, "answer_budget": 240}
+    said = {
+        **nano.SETTINGS,
+        "neighbours_per_fact": Settings().neighbours_per_fact,
+        "exchange_chars": 300,
+    }
     with Memory.open(path=tmp_path, neighbours_per_fact=said["neighbours_per_fact"]) as memory:
         assert limits(memory.settings) == said
         stored = pickle.dumps(memory)

@@ -33,14 +33,14 @@ _TEMPLATE = (
 def make_tokenizer(texts: Iterable[str], folder: Path) -> Any:
     """Train a byte-level BPE on `texts` and save it to `folder`.
 
-    A capitalised word is the same tokens after a space as after a quotation mark, since names are copied from one place
-    to the other; numbers are cut into pairs of digits, as dates are made of them.
+    A quotation mark is never in one token with what stands before it, since what is copied may end there; numbers are
+    cut into pairs of digits, as dates are made of them.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    words = r"'(?:s|t|re|ve|m|ll|d)| ?\p{Ll}+|\p{Lu}\p{L}*|\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+"
+    words = r"""'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}"]+| ?"[^\s\p{L}\p{N}]*|\s+"""
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(words), behavior="isolated"),

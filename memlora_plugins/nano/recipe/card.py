@@ -27,12 +27,12 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
   names and nouns from open pools, half of the names invented; in training one value in twenty comes from a pool where
-  it does not belong. What is noted is the person's own sentence in the third person, without what opens or pads it,
-  days as dates; a short answer to a question is noted as a sentence of its kind.
-- Base: {copy_samples:,} rows of random words to copy; {drill_samples:,} exercises of the three tasks on random words,
-  where nothing can be guessed; then {base_samples:,} samples of text: single sentences, the three tasks (a quarter with
-  the short prompts, the others without), a few full prompts and chats. Experts: {extraction:,} extraction, {update:,}
-  update and {generation:,} generation samples with the short prompts, as they are served.
+  it does not belong. What is noted is the person's own sentence, with dates for days; a short answer to a question is
+  noted as a sentence of its kind.
+- Base: {copy_samples:,} rows of random words to copy; {sentence_samples:,} messages of plain sentences; then
+  {base_samples:,} samples of all: sentences, the three tasks (some with the short prompts, the others without), a few
+  full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,} generation samples
+  with the short prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
   CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
 - Seed {seed}. Base: AdamW, learning rate {base_rate:g} ({embedding_rate:g} times that for the embeddings and the
@@ -40,10 +40,11 @@ Made by `make nano`; this card and `scores.json` are written by the same command
 
 ## What it cannot do
 
-It knows the {relations} kinds of facts it was taught, in plain English, and what is worded much like them. Other
-statements it may leave out, or note with wrong words. It does not reason, count, translate or chat, and dates are
-resolved from "today", "yesterday" and "two days ago" only. Text it was not made for can make it note wrong facts: where
-that matters, use a student of a billion parameters or more, trained by the same code.
+It does not put things in its own words: a memory is a quote with who said it ("Ana: I moved to Porto."). It knows the
+{relations} kinds of facts it was taught, in plain English, and what is worded much like them. Other statements it may
+leave out, or note in part. It does not reason, count, translate or chat, and dates are resolved from "today",
+"yesterday" and "two days ago" only. Text it was not made for can make it note wrong facts: where that matters, use a
+student of a billion parameters or more, trained by the same code.
 
 ## Held-out scores
 
@@ -64,7 +65,7 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         rank=recipe.expert.rank,
         relations=relations,
         copy_samples=recipe.copy_samples,
-        drill_samples=recipe.drill_samples,
+        sentence_samples=recipe.sentence_samples,
         base_samples=recipe.base_samples,
         extraction=recipe.expert_samples["extraction"],
         update=recipe.expert_samples["update"],

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from ...experts import extraction, generation, update
+from ...experts.extraction import Exchange
 from ...serving.base import Expert, PromptStyle
 from ...training.dataset import ChatLine, Sample
 from . import memories
 from .dialogue import Author
-from .drill import Drill
 
 EXPERTS: tuple[Expert, ...] = ("extraction", "update", "generation")
 _PROMPTS: dict[Expert, str] = {
@@ -31,8 +33,9 @@ _TAUGHT: Mapping[Lesson, Expert] = {
     "decision": "update",
     "question": "generation",
 }
+_COPIED = (3, 24)  # words of a text to copy
 _PLAIN = 0.6  # share of the base's decisions and questions that have little in them
-_INSTRUCTED = 0.25  # share of the base's tasks that have the short instruction
+_INSTRUCTED = 0.3  # share of the base's tasks that have the short instruction
 
 
 def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Iterator[Sample]:
@@ -42,10 +45,17 @@ def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Itera
         yield _sample(f"{prefix}-{number}", expert, messages, reply)
 
 
-def drill_samples(drills: Iterable[Drill], *, prefix: str) -> Iterator[Sample]:
-    """Exercises on random words, without instruction."""
-    for number, (expert, messages, reply) in enumerate(drills):
-        yield _sample(f"{prefix}-{number}", expert, _bare(expert, messages), reply)
+def copies(tokenizer: Any, count: int, *, seed: int, prefix: str) -> Iterator[Sample]:
+    """Random words, and each text of them as its only fact: nothing can be guessed there, only copied."""
+    rng = random.Random(seed)
+    pieces = (tokenizer.decode([number]) for number in range(len(tokenizer)))
+    words = [piece for piece in pieces if re.fullmatch(" [A-Za-z]+", piece)]  # that are one token each
+    for number in range(count):
+        text = "".join(rng.choices(words, k=rng.randint(*_COPIED))).strip()
+        messages = extraction.messages(Exchange(text), "short")
+        yield _sample(
+            f"{prefix}-{number}", "extraction", _bare("extraction", messages), extraction.target(_as_said([text]))
+        )
 
 
 def base_samples(
@@ -90,7 +100,7 @@ def _bare(expert: Expert, messages: list[dict[str, str]]) -> list[dict[str, str]
 
 def _extraction(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
     scene = author.plain_scene() if plain else author.scene()
-    return extraction.messages(scene.exchange, style), extraction.target(scene.facts)
+    return extraction.messages(scene.exchange, style), extraction.target(_as_said(scene.facts))
 
 
 def _update(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
@@ -100,7 +110,13 @@ def _update(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[
 
 def _generation(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
     query = memories.query(author, plain=plain)
-    return generation.messages(query.question, query.memories, style, now=query.now), query.answer
+    [answer] = _as_said([query.answer])
+    return generation.messages(query.question, query.memories, style, now=query.now), answer
+
+
+def _as_said(texts: Sequence[str]) -> list[str]:
+    """With the space before, so that words to copy are the same tokens in a reply as in the prompt."""
+    return [f" {text}" for text in texts]
 
 
 _WRITERS: dict[Expert, Writer] = {"extraction": _extraction, "update": _update, "generation": _generation}

@@ -1,7 +1,10 @@
 """Exchanges between a person and an assistant, with the facts that the person tells in them.
 
+A fact is noted in the person's own words, as they stand in the message; only days that are told from today ("last
+night") become dates, and what was said wrong and then corrected is noted as meant.
+
 Three kinds of text are made: *train*; *values*, whose names and nouns never occur in training; and *phrasings*, where
-neither the sentences that tell a fact nor the wordings of its note do.
+the sentences that tell a fact do not.
 """
 
 from __future__ import annotations
@@ -11,18 +14,16 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Literal
 
-from ...experts.extraction import Exchange
+from ...experts.extraction import Exchange, quote
 from . import chatter
-from .person import to_note, to_second
+from .person import to_second
 from .pools import Pools
 from .relation import Relation, fill, slots
 
 Split = Literal["train", "values", "phrasings"]
 
-USER = "the user"
 UNKNOWN = "I do not know."
 """The answer where nothing is remembered."""
 _HELD_SENTENCES = 2  # of each relation, for the split "phrasings"
@@ -58,19 +59,25 @@ _PLAIN_FACTS = ((1, 60), (2, 25), (3, 15))
 class Told:
     """A fact with its values: `spoken` is how the person says them, `values` how they are noted.
 
-    `said` is the template of the sentence that tells it, `note` that of what is noted.
+    `said` is the template of the sentence that tells it, `person` the name of who does.
     """
 
     relation: Relation
+    person: str | None
     values: dict[str, str]
     said: str
-    note: str
     spoken: dict[str, str] = field(default_factory=dict)
     ended: bool = False
 
     @property
     def fact(self) -> str:
-        return fill(self.note, self.values)
+        """What is noted of the sentence: the same, with dates for days."""
+        return fill(self.said.replace("{when}", "on {when}"), self.values)
+
+    @property
+    def memory(self) -> str:
+        """The fact as a memory holds it."""
+        return quote(f"{self.fact}.", self.person)
 
     @property
     def sentence(self) -> str:
@@ -88,11 +95,15 @@ class Scene:
     """One exchange, and what is to be noted of it."""
 
     exchange: Exchange
-    told: tuple[Told, ...]
+    facts: tuple[str, ...]
 
-    @property
-    def facts(self) -> tuple[str, ...]:
-        return tuple(told.fact for told in self.told)
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a message, and what is noted of it: mostly its end, nothing for chatter."""
+
+    text: str
+    fact: str = ""
 
 
 class Author:
@@ -129,9 +140,8 @@ class Author:
                 values[slot] = day.date().isoformat()
             else:
                 values[slot] = spoken[slot] = self.value(slot.rstrip("0123456789"), frozenset(values.values()))
-        values["n"] = person or USER
         said = self.rng.choice(relation.ended if ended else self.sentences(relation))
-        return Told(relation, values, said, to_note(said), spoken, ended)
+        return Told(relation, person, values, said, spoken, ended)
 
     def another(self, told: Told, changed: set[str]) -> Told:
         """The same in a sentence drawn anew, still true, with other values in the slots `changed`."""
@@ -142,17 +152,16 @@ class Author:
             new["when"] = day.date().isoformat()
         said = self.rng.choice(self.sentences(told.relation))
         values, spoken = {**told.values, **new}, {**told.spoken, **new}
-        return Told(told.relation, values, said, to_note(said), spoken)
+        return Told(told.relation, told.person, values, said, spoken)
 
     def reworded(self, told: Told) -> Told:
-        """The same, noted in any of its wordings."""
-        of_its_own = (told.relation.ended_fact,) if told.ended else told.relation.notes
+        """The same, told in any of its sentences."""
         sentences = told.relation.ended if told.ended else self.sentences(told.relation)
-        return replace(told, note=self.rng.choice((*of_its_own, *map(to_note, sentences))))
+        return replace(told, said=self.rng.choice(sentences))
 
     def sentences(self, relation: Relation) -> tuple[str, ...]:
         """Sentences of a relation that this split may use."""
-        return _unseen(relation) if self.split == "phrasings" else _split(relation.said, _HELD_SENTENCES, held=False)
+        return _split(relation.said, _HELD_SENTENCES, held=self.split == "phrasings")
 
     def question(self, told: Told, *, held_out: bool = False) -> str:
         """A first-person question about it."""
@@ -176,41 +185,48 @@ class Author:
             return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
         if count == 1 and not told[0].ended and self.split != "phrasings" and self.rng.random() < _REPLIES:
             return self._reply(told[0], person, date)
-        return Scene(Exchange(self.say(told), person, self.assistant(), date=date), tuple(told))
+        text, facts = self._message(told)
+        return Scene(Exchange(text, person, self.assistant(), date=date), facts)
 
     def plain_scene(self) -> Scene:
         """An exchange of one to three sentences, each of which tells a fact, without anything around them."""
         relations = self.rng.sample(self.relations, self._count(_PLAIN_FACTS))
         person = self.person()
         date = self.moment() if any("when" in slots(relation.fact) for relation in relations) else None
-        told = tuple(self.tell(relation, person, date, ended=self._over(relation)) for relation in relations)
+        told = [self.tell(relation, person, date, ended=self._over(relation)) for relation in relations]
         text = " ".join(f"{one.sentence}." for one in told)
-        return Scene(Exchange(text, person, date=date), told)
+        return Scene(Exchange(text, person, date=date), tuple(f"{one.fact}." for one in told))
 
     def say(self, told: Sequence[Told]) -> str:
         """The message that tells it all, in order."""
+        return self._message(told)[0]
+
+    def _message(self, told: Sequence[Told]) -> tuple[str, tuple[str, ...]]:
+        """The message that tells it all, in order, and what is noted of it."""
         rng = self.rng
-        parts: list[str] = []
+        parts: list[_Part] = []
         if rng.random() < _NOISE:
-            parts.append(rng.choice((*chatter.NOISE, *chatter.CLOSERS)))
+            parts.append(_Part(rng.choice((*chatter.NOISE, *chatter.CLOSERS))))
         for one in told:
             parts.append(self._sentence(one))
             if rng.random() < _CLOSED:
-                parts.append(rng.choice(chatter.CLOSERS))
+                parts.append(_Part(rng.choice(chatter.CLOSERS)))
         if rng.random() < _NOISE:
-            parts.append(self._chatter())
-        text = self._joined(parts)
-        return text.lower() if rng.random() < 0.04 and text.isascii() and not _has_names(told) else text
+            parts.append(_Part(self._chatter()))
+        text, facts = self._joined(parts)
+        if rng.random() < 0.04 and text.isascii() and not _has_names(told):
+            return text.lower(), tuple(fact.lower() for fact in facts)
+        return text, facts
 
     def small_talk(self, *, questions: bool = True) -> str:
         """A message that tells nothing to note; with `questions`, now and then one about what may be remembered."""
         rng = self.rng
         if questions and rng.random() < 0.2:
             return self.question(self.tell(rng.choice(self.relations), None, None))
-        parts = [self._chatter() if rng.random() < 0.75 else rng.choice(chatter.NOISE)]
+        parts = [_Part(self._chatter() if rng.random() < 0.75 else rng.choice(chatter.NOISE))]
         if rng.random() < 0.3:
-            parts.append(rng.choice((*chatter.NOISE, *chatter.CLOSERS)))
-        return self._joined(parts)
+            parts.append(_Part(rng.choice((*chatter.NOISE, *chatter.CLOSERS))))
+        return self._joined(parts)[0]
 
     def assistant(self) -> str | None:
         """What the assistant said before; nothing is ever noted of it."""
@@ -233,14 +249,14 @@ class Author:
                 ("{0}", "{0}.", "{0}!", "It's {0}.", "{0}, actually.", "That would be {0}.", "{0} I think")
             )
             text = shape.format(answer)
-            noted = replace(told, note=told.relation.fact)
-            return Scene(Exchange(text, person, to_second(self.question(told)), date=date), (noted,))
+            noted = replace(told, said=told.relation.said[0])
+            return Scene(Exchange(text, person, to_second(self.question(told)), date=date), (f"{noted.fact}.",))
         claim = to_second(told.sentence)
         said = rng.choice(("So {0}?", "If I got it right, {0}?", "{0}, right?", "Do I understand that {0}?")).format(
             claim[:1].lower() + claim[1:]
         )
         if rng.random() < 0.7:
-            return Scene(Exchange(rng.choice(chatter.AGREEING), person, said, date=date), (told,))
+            return Scene(Exchange(rng.choice(chatter.AGREEING), person, said, date=date), (f"{told.fact}.",))
         return Scene(Exchange(rng.choice(chatter.DENYING), person, said, date=date), ())
 
     def _count(self, weighted: Sequence[tuple[int, int]]) -> int:
@@ -250,10 +266,10 @@ class Author:
         """Whether a fact is told by taking it back; of these sentences none is kept from training."""
         return bool(relation.ended) and self.rng.random() < 0.1 and self.split != "phrasings"
 
-    def _sentence(self, told: Told) -> str:
+    def _sentence(self, told: Told) -> _Part:
         rng = self.rng
         spoken = {**told.values, **told.spoken}
-        text = told.sentence
+        text, fact = told.sentence, told.fact
         own = sorted(slots(told.relation.fact) - {"n", "when"})
         slipped = None
         if own and not told.ended and rng.random() < _SLIPS:
@@ -261,41 +277,40 @@ class Author:
             slipped = self.value(slot.rstrip("0123456789"), frozenset(spoken.values()))
             text = fill(told.said, {**spoken, slot: slipped})
         if rng.random() < _PADDED:
-            text = f"{text} {rng.choice(chatter.ADVERBS)}"
+            padding = f" {rng.choice(chatter.ADVERBS)}"
+            text, fact = text + padding, fact + padding
         if rng.random() < _OPENED:
-            text = _after_opener(rng.choice(chatter.OPENERS), text)
+            opener = rng.choice(chatter.OPENERS)
+            text = _after_opener(opener, text)
+            fact = fact if opener[-1] in ".!?" else _after_opener(opener, fact)
         if slipped is None:
-            return text
+            return _Part(text, fact)
         correction = rng.choice(chatter.CORRECTIONS).format(old=slipped, new=spoken[slot])
-        return f"{text}. {correction}"
+        return _Part(f"{text}. {correction}", fact)
 
-    def _joined(self, parts: Sequence[str]) -> str:
+    def _joined(self, parts: Sequence[_Part]) -> tuple[str, tuple[str, ...]]:
+        """The parts as one text with punctuation, and what is noted of them, as it stands there."""
         rng = self.rng
         text = ""
+        facts: list[str] = []
         for place, part in enumerate(parts):
             last = place == len(parts) - 1
-            end = "" if part[-1:] in ".!?:)" else rng.choices((".", "!", "", "..."), (70, 12, 14 if last else 0, 4))[0]
-            follows = not last and end == "." and rng.random() < _JOINED and _can_follow(parts[place + 1])
-            if follows:
-                end = rng.choice((", and", " and", ";", ","))
-            piece = part + end
-            joined_on = text.endswith((" and", ";", ","))
-            text += (" " if text else "") + (_lowered(piece) if joined_on else piece)
-        return text
+            closed = part.text[-1:] in ".!?:)"
+            end = "" if closed else rng.choices((".", "!", "", "..."), (70, 12, 14 if last else 0, 4))[0]
+            follows = not last and end == "." and rng.random() < _JOINED and _can_follow(parts[place + 1].text)
+            joined_on = text.endswith((", and", ";"))
+            said = _lowered(part.text) if joined_on else part.text
+            if part.fact:
+                fact = _lowered(part.fact) if joined_on and part.text[:1] == part.fact[:1] else part.fact
+                facts.append(fact if follows else fact + ("." if closed and part.fact[-1] not in ".!?" else end))
+            text += (" " if text else "") + said + (rng.choice((", and", ";")) if follows else end)
+        return text, tuple(facts)
 
     def _chatter(self) -> str:
         return self._filled(self.rng.choice(chatter.CHATTER))
 
     def _filled(self, template: str) -> str:
-        return fill(template, {slot: self.value(slot.rstrip("0123456789")) for slot in slots(template)})
-
-
-@cache
-def _unseen(relation: Relation) -> tuple[str, ...]:
-    """The sentences kept for the tests whose notes, too, are in no training text."""
-    taught = {*relation.notes, *map(to_note, _split(relation.said, _HELD_SENTENCES, held=False))}
-    kept = _split(relation.said, _HELD_SENTENCES, held=True)
-    return tuple(sentence for sentence in kept if to_note(sentence) not in taught)
+        return fill(template, {slot: self.value(slot.rstrip("0123456789")) for slot in sorted(slots(template))})
 
 
 def _split(sentences: Sequence[str], held_out: int, *, held: bool) -> tuple[str, ...]:

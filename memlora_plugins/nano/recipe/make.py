@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +28,7 @@ from ...training.identity import check_same, digest
 from ...training.options import Trained, TrainingOptions
 from ...training.trainer import TrainingEvent, train
 from .. import SETTINGS
-from . import blank, corpus, drill, memories
+from . import blank, corpus, memories
 from .card import card
 from .conversations import conversation
 from .dialogue import Author, Split
@@ -48,13 +48,14 @@ Say = Callable[[str], None]
 
 _SHARED: Final = "shared"
 _BASE_SHARES: Mapping[corpus.Lesson, int] = {
-    "sentence": 150,
-    "exchange": 520,
-    "decision": 200,
-    "question": 105,
-    "task": 5,
+    "sentence": 120,
+    "exchange": 460,
+    "decision": 270,
+    "question": 120,
+    "task": 10,
     "chat": 20,
 }
+_SENTENCE: Mapping[corpus.Lesson, int] = {"sentence": 1}
 
 _BASE = TrainingOptions(
     full=True,
@@ -68,8 +69,8 @@ _BASE = TrainingOptions(
     epochs=1,
     patience=1_000,
 )
-_DRILL = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
-_COPY = _DRILL.model_copy(update={"warmup": 0.25})
+_SENTENCES = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
+_COPY = _SENTENCES.model_copy(update={"warmup": 0.25})
 _EXPERT = TrainingOptions(
     rank=64,
     alpha=128,
@@ -90,11 +91,11 @@ class Recipe:
     seed: int = 7
     copy_samples: int = 2_000
     """Rows of random words to repeat, before anything else."""
-    drill_samples: int = 24_000
-    """The three tasks on random words."""
+    sentence_samples: int = 12_000
+    """Plain sentences, and what is noted of each."""
     base_samples: int = 100_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 16_000, "update": 10_000, "generation": 4_000}
+        default_factory=lambda: {"extraction": 8_000, "update": 8_000, "generation": 3_000}
     )
     validation_samples: int = 300
     test_samples: int = 400
@@ -103,7 +104,7 @@ class Recipe:
     eval_every: int = 500
     """Steps between two validations."""
     copy: TrainingOptions = _COPY
-    drill: TrainingOptions = _DRILL
+    sentences: TrainingOptions = _SENTENCES
     base: TrainingOptions = _BASE
     expert: TrainingOptions = _EXPERT
 
@@ -166,7 +167,7 @@ class Kitchen:
         made_of = {"recipe": digest(repr(taught)), "text": digest(self._excerpt())}
         check_same(self._work / "recipe.json", made_of)
         self._step("copy", self._make_blank)
-        self._step("drill", self._make_drilled)
+        self._step("sentences", self._make_sentences)
         self._step("base", self._make_base)
         for expert in corpus.EXPERTS:
             self._step(expert, partial(self._make_expert, expert))
@@ -205,38 +206,33 @@ class Kitchen:
         sample = self._base_text(self.author("train", 0), min(30_000, recipe.base_samples))
         tokenizer = blank.make_tokenizer(_texts(sample), new)
         blank.new_model(tokenizer, new, seed=recipe.seed)
-        return self._exercise(drill.copies, recipe.copy_samples, new, self._work / "trained-copy", recipe.copy)
-
-    def _make_drilled(self) -> dict[str, float]:
-        recipe = self._recipe
-        copying, out = self._work / "trained-copy", self._work / "trained-drill"
-        return self._exercise(drill.drills, recipe.drill_samples, copying, out, recipe.drill)
-
-    def _exercise(
-        self, make: Callable[..., Iterator[drill.Drill]], count: int, base: Path, out: Path, options: TrainingOptions
-    ) -> dict[str, float]:
-        """Train on random words."""
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(self._work / "blank")
         lessons, check = (
-            list(corpus.drill_samples(make(tokenizer, many, seed=seed), prefix=f"{make.__name__}-{seed}"))
-            for seed, many in enumerate((count, self._recipe.validation_samples), self._recipe.seed)
+            list(corpus.copies(tokenizer, many, seed=seed, prefix=f"copies-{seed}"))
+            for seed, many in enumerate((recipe.copy_samples, recipe.validation_samples), recipe.seed)
         )
-        return self._train(_SHARED, base, lessons, check, out, options)
+        return self._train(_SHARED, new, lessons, check, self._work / "trained-copy", recipe.copy)
+
+    def _make_sentences(self) -> dict[str, float]:
+        recipe = self._recipe
+        lessons = self._base_text(self.author("train", 2), recipe.sentence_samples, _SENTENCE)
+        check = self._base_text(self.author("values", 3), recipe.validation_samples, _SENTENCE)
+        copying, out = self._work / "trained-copy", self._work / "trained-sentences"
+        return self._train(_SHARED, copying, lessons, check, out, recipe.sentences)
 
     def _make_base(self) -> dict[str, float]:
         recipe = self._recipe
         lessons = self._base_text(self.author("train", 0), recipe.base_samples)
         check = self._base_text(self.author("values", 1), recipe.validation_samples)
         trained = self._work / "trained-base"
-        figures = self._train(_SHARED, self._work / "trained-drill", lessons, check, trained, recipe.base)
+        figures = self._train(_SHARED, self._work / "trained-sentences", lessons, check, trained, recipe.base)
         blank.halve(trained, self._work / "nano" / "base")
         return figures
 
-    def _base_text(self, author: Author, count: int) -> list[Sample]:
+    def _base_text(
+        self, author: Author, count: int, shares: Mapping[corpus.Lesson, int] = _BASE_SHARES
+    ) -> list[Sample]:
         chats = read_dialogues(self._dialogues)
-        return list(corpus.base_samples(author, count, shares=_BASE_SHARES, dialogues=chats, prefix=author.split))
+        return list(corpus.base_samples(author, count, shares=shares, dialogues=chats, prefix=author.split))
 
     def _lessons(self, expert: Expert) -> tuple[list[Sample], list[Sample]]:
         place = 10 * (1 + corpus.EXPERTS.index(expert))

@@ -18,7 +18,7 @@ from .relation import Relation, slots
 
 _DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
 _CASES = (("changed", 30), ("another", 14), ("same", 16), ("detail", 8), ("less", 5), ("over", 15), ("new", 12))
-
+_ALIKE = 0.4  # how often the old memory is told in the sentence of the new fact
 
 NOTED = "I will remember that."
 """The answer to what tells something and asks nothing."""
@@ -69,11 +69,11 @@ def bank(author: Author, *, plain: bool = False) -> Bank:
         wanted.append((operation, fact, before[0] if operation != "ADD" else None))
     for relation in relations[count:]:
         other = author.value("name") if rng.random() < 0.2 else person
-        fact = author.tell(relation, other, None).fact
+        fact = author.tell(relation, other, None).memory
         if fact not in old and fact not in new:
             old.append(fact)
     if not old:
-        fact = author.tell(rng.choice(author.relations), person, None).fact
+        fact = author.tell(rng.choice(author.relations), person, None).memory
         old = [fact] if fact not in new else ["Nothing is known yet"]
     rng.shuffle(old)
     decisions = []
@@ -101,17 +101,21 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
     answer = slots(relation.answer) - {"n"}
     key = slots(relation.fact) - answer - {"n"}
     if case == "over" and relation.ended:
-        return [told.fact], author.reworded(replace(told, ended=True)).fact, "DELETE"
+        return [told.memory], author.reworded(replace(told, ended=True)).memory, "DELETE"
+    alike = rng.random() < _ALIKE
     if case == "changed" and not relation.many and answer:
-        return [author.reworded(author.another(told, answer)).fact], told.fact, "UPDATE"
+        earlier = author.another(told, answer)
+        return [(replace(earlier, said=told.said) if alike else earlier).memory], told.memory, "UPDATE"
     if case in ("changed", "another") and answer and (relation.many or key):
-        return [author.reworded(author.another(told, answer | key)).fact], told.fact, "ADD"
+        other = author.another(told, answer | key)
+        return [(replace(other, said=told.said) if alike else other).memory], told.memory, "ADD"
     if case == "same":
-        return [told.fact], author.reworded(told).fact, "NONE"
+        return [told.memory], author.reworded(told).memory, "NONE"
     if case in ("detail", "less"):
-        more = told.fact + rng.choice(_DETAILS).format(year=author.value("year"), name=author.value("name"))
-        return ([told.fact], more, "UPDATE") if case == "detail" else ([more], told.fact, "NONE")
-    return [], told.fact, "ADD"
+        detail = rng.choice(_DETAILS).format(year=author.value("year"), name=author.value("name"))
+        more = f"{told.memory.removesuffix('.')}{detail}."
+        return ([told.memory], more, "UPDATE") if case == "detail" else ([more], told.memory, "NONE")
+    return [], told.memory, "ADD"
 
 
 def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Query:
@@ -178,7 +182,7 @@ def _hits(
     form = "fact" if notes_only else "turn" if turn_only else rng.choices(("fact", "turn", "both"), (50, 20, 30))[0]
     hits: list[Hit] = []
     if form != "turn":
-        hits.append(Hit(kind="fact", text=told.fact, score=1.0, id=str(rng.random()), created_at=moment))
+        hits.append(Hit(kind="fact", text=told.memory, score=1.0, id=str(rng.random()), created_at=moment))
     if form != "fact":
         hits.append(_turn(author, author.say([told]), person, moment))
     return hits

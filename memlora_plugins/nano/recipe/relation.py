@@ -11,12 +11,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .person import to_note
-
 SLOT = re.compile(r"\{(a )?([a-z_]+)(\d?)\}")
 PERSON = "n"
 
 _ASKED = re.compile(r"\b(do|did|am|was|have|had|can|could|should|would|will|I|my|me|mine|myself)\b", re.IGNORECASE)
+_FIRST_PERSON = re.compile(r"(?<![\w'])(?:I|I'm|I've|I'd|I'll|me|my|mine|myself)(?!\w)", re.IGNORECASE)
 _LEAST_SAID = 8
 _LEAST_ASKED = 4
 
@@ -25,12 +24,11 @@ _LEAST_ASKED = 4
 class Relation:
     """A kind of fact.
 
-    `said` are sentences of the person who tells it, each of which is noted as it was said, in the third person
-    (`person.to_note`). `fact` is how it is noted where there is no such sentence, as after a bare "Lisbon"; `also` are
-    other wordings of that note. `asked` are questions of that person about it, `answer` what answers them. Each
-    sentence has all slots of the fact, and no others. `many`: several values can be true at once
-    (hobbies); otherwise a new value takes the place of the old one (home). `ended` are sentences that take it back,
-    `ended_fact` is another wording of what is noted then.
+    `fact` says what it is about, in the third person. `said` are sentences of the person who tells it, which is how it
+    is noted; the first of them where there is no such sentence, as after a bare "Lisbon". `asked` are questions of that
+    person about it, `answer` what answers them. Each sentence has all slots of the fact, and no others. `many`: several
+    values can be true at once (hobbies); otherwise a new value takes the place of the old one (home). `ended` are
+    sentences that take it back.
 
     Raises:
         ValueError: a template with a wrong slot, a sentence without a first person, or too few of them.
@@ -41,41 +39,24 @@ class Relation:
     said: tuple[str, ...]
     asked: tuple[str, ...]
     answer: str
-    also: tuple[str, ...]
     many: bool = False
     ended: tuple[str, ...] = ()
-    ended_fact: str = ""
 
     def __post_init__(self) -> None:
         told = slots(self.fact) - {PERSON}
         wrong = [text for text in self.said if slots(text) != told]
-        wrong += [text for text in self.also if slots(text) - {PERSON} != told]
-        wrong += [text for text in (*self.ended, self.ended_fact) if text and not slots(text) - {PERSON} <= told]
+        wrong += [text for text in self.ended if not slots(text) <= told]
         wrong += [text for text in (*self.asked, self.answer) if not slots(text) <= told]
-        wrong += [text for text in (self.fact, *self.also) if PERSON not in slots(text)]
+        wrong += [self.fact] if PERSON not in slots(self.fact) else []
         wrong += [text for text in self.asked if not text.endswith("?") or not _ASKED.search(text)]
-        wrong += [text for text in (self.fact, *self.also, *self.said, *self.ended) if text.endswith(".")]
+        wrong += [text for text in (self.fact, *self.said, *self.ended) if text.endswith(".")]
         if set(self.asked) & {""} or wrong:
             raise ValueError(f"{self.name}: {wrong}")
-        if len(set(self.said)) < _LEAST_SAID or len(set(self.asked)) < _LEAST_ASKED or not self.also:
-            raise ValueError(f"{self.name}: too few sentences, questions or notes")
-        wrong = [text for text in (*self.said, *self.ended) if not _tells_of_the_person(text)]
+        if len(set(self.said)) < _LEAST_SAID or len(set(self.asked)) < _LEAST_ASKED:
+            raise ValueError(f"{self.name}: too few sentences or questions")
+        wrong = [text for text in (*self.said, *self.ended) if not _FIRST_PERSON.search(text)]
         if wrong:
             raise ValueError(f"{self.name}: no first person in {wrong}")
-        if bool(self.ended) != bool(self.ended_fact):
-            raise ValueError(f"{self.name}: `ended` and `ended_fact` belong together")
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The wordings of the note that are not made of a sentence."""
-        return (self.fact, *self.also)
-
-
-def _tells_of_the_person(sentence: str) -> bool:
-    try:
-        return bool(to_note(sentence))
-    except ValueError:
-        return False
 
 
 def slots(template: str) -> set[str]:

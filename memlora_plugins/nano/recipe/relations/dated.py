@@ -7,12 +7,11 @@ from ..relation import Relation
 POOLS: dict[str, tuple[str, ...]] = {}
 
 
-def _event(name: str, did: str, asked: str, also: str) -> Relation:
+def _event(name: str, did: str, asked: str) -> Relation:
     """`did` is what follows "I": "ran a race"; `asked` what follows "did I"."""
     return Relation(
         name=name,
         fact=f"{{n}} {did} on {{when}}",
-        also=(f"{{n}} {also} on {{when}}",),
         said=(
             f"I {did} {{when}}",
             f"I actually {did} {{when}}",
@@ -37,16 +36,16 @@ def _event(name: str, did: str, asked: str, also: str) -> Relation:
 
 
 RELATIONS: tuple[Relation, ...] = (
-    _event("dated_dentist", "went to the dentist", "go to the dentist", "saw the dentist"),
-    _event("dated_race", "ran a race", "run a race", "took part in a race"),
-    _event("dated_exam", "passed an exam", "pass an exam", "got through an exam"),
-    _event("dated_car", "sold the car", "sell the car", "got rid of the car"),
-    _event("dated_key", "lost the house keys", "lose the house keys", "mislaid the house keys"),
-    _event("dated_move", "moved into a new flat", "move into a new flat", "started to live in a new flat"),
-    _event("dated_job", "started a new job", "start a new job", "began a new job"),
-    _event("dated_parents", "visited {woman} and {man}", "visit {woman} and {man}", "went to see {woman} and {man}"),
-    _event("dated_dinner", "had dinner with {name}", "have dinner with {name}", "ate in the evening with {name}"),
-    _event("dated_call", "talked to {name} on the phone", "talk to {name} on the phone", "phoned {name}"),
-    _event("dated_swim", "swam in the sea", "swim in the sea", "went for a swim in the sea"),
-    _event("dated_cake", "baked a cake for {name}", "bake a cake for {name}", "made a cake for {name}"),
+    _event("dated_dentist", "went to the dentist", "go to the dentist"),
+    _event("dated_race", "ran a race", "run a race"),
+    _event("dated_exam", "passed an exam", "pass an exam"),
+    _event("dated_car", "sold the car", "sell the car"),
+    _event("dated_key", "lost the house keys", "lose the house keys"),
+    _event("dated_move", "moved into a new flat", "move into a new flat"),
+    _event("dated_job", "started a new job", "start a new job"),
+    _event("dated_parents", "visited {woman} and {man}", "visit {woman} and {man}"),
+    _event("dated_dinner", "had dinner with {name}", "have dinner with {name}"),
+    _event("dated_call", "talked to {name} on the phone", "talk to {name} on the phone"),
+    _event("dated_swim", "swam in the sea", "swim in the sea"),
+    _event("dated_cake", "baked a cake for {name}", "bake a cake for {name}"),
 )

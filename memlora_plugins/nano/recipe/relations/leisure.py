@@ -1827,7 +1827,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="favourite_dish",
         fact="{n}'s favourite dish is {dish}",
-        also=("The dish {n} likes best is {dish}", "{n} would rather eat {dish} than any other dish"),
         said=(
             "My favourite dish is {dish}",
             "If I could only eat one dish for the rest of my life, it would be {dish}",
@@ -1854,12 +1853,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've gone off {dish}, it used to be my favourite meal",
             "I no longer like {dish} best of all dishes",
         ),
-        ended_fact="{n} no longer has {dish} as favourite dish",
     ),
     Relation(
         name="favourite_drink",
         fact="{n}'s favourite drink is {drink}",
-        also=("{n} likes to drink {drink} most of all", "The drink {n} prefers to all others is {drink}"),
         said=(
             "My favourite drink is {drink}",
             "I always order {drink} when I'm thirsty, it's my favourite",
@@ -1886,12 +1883,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've gone off {drink}, I used to love drinking it",
             "I don't care for drinking {drink} that much any more",
         ),
-        ended_fact="{n} no longer has {drink} as favourite drink",
     ),
     Relation(
         name="favourite_ingredient",
         fact="{n}'s favourite ingredient is {ingredient}",
-        also=("{n} likes to cook with {ingredient} most of all", "The ingredient {n} loves most is {ingredient}"),
         said=(
             "My favourite ingredient is {ingredient}",
             "I put {ingredient} in nearly everything I cook, it's the ingredient I love most",
@@ -1917,12 +1912,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't cook with {ingredient} much any more, it used to be my favourite ingredient",
             "I've moved on from {ingredient} as my favourite thing to cook with",
         ),
-        ended_fact="{n} no longer has {ingredient} as favourite ingredient",
     ),
     Relation(
         name="favourite_restaurant",
         fact="{n}'s favourite restaurant is {place}",
-        also=("{n} likes to eat out at {place} most of all", "The restaurant {n} loves most is {place}"),
         said=(
             "My favourite restaurant is {place}",
             "When I eat out, I'd rather go to {place} than to any other restaurant",
@@ -1948,12 +1941,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped going to {place} to eat, it used to be my favourite restaurant",
             "I no longer think {place} is the best restaurant",
         ),
-        ended_fact="{n} no longer has {place} as favourite restaurant",
     ),
     Relation(
         name="favourite_colour",
         fact="{n}'s favourite colour is {colour}",
-        also=("{n} likes {colour} more than any other colour", "The colour {n} loves most is {colour}"),
         said=(
             "My favourite colour is {colour}",
             "I like {colour} more than any other colour",
@@ -1980,12 +1971,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've gone off {colour}, it used to be my favourite colour",
             "I no longer like {colour} more than other colours",
         ),
-        ended_fact="{n} no longer has {colour} as favourite colour",
     ),
     Relation(
         name="favourite_book",
         fact="{n}'s favourite book is {title}",
-        also=("The book {n} loves most is {title}", "{n} likes {title} more than any other book"),
         said=(
             "My favourite book is {title}",
             "No book means as much to me as {title}",
@@ -2012,12 +2001,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I reread {title} and it's no longer the book I love most",
             "I don't count {title} as my favourite book any more",
         ),
-        ended_fact="{n} no longer has {title} as favourite book",
     ),
     Relation(
         name="favourite_film",
         fact="{n}'s favourite film is {title}",
-        also=("The film {n} loves most is {title}", "{n} likes {title} more than any other film"),
         said=(
             "My favourite film is {title}",
             "I've never seen a better movie than {title}",
@@ -2044,12 +2031,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I watched {title} again and it's no longer my favourite movie",
             "I don't think of {title} as my favourite film any more",
         ),
-        ended_fact="{n} no longer has {title} as favourite film",
     ),
     Relation(
         name="favourite_song",
         fact="{n}'s favourite song is {title}",
-        also=("The song {n} loves most is {title}", "{n} likes {title} more than any other song"),
         said=(
             "My favourite song is {title}",
             "I can't get enough of {title}, it's the song I love most",
@@ -2076,12 +2061,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm tired of hearing {title}, it used to be my favourite song",
             "I no longer like {title} more than other songs",
         ),
-        ended_fact="{n} no longer has {title} as favourite song",
     ),
     Relation(
         name="favourite_band",
         fact="{n}'s favourite band is {band}",
-        also=("The band {n} loves most is {band}", "{n} is a big fan of the band {band}"),
         said=(
             "My favourite band is {band}",
             "I'm a huge fan of the band {band}",
@@ -2108,12 +2091,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not a fan of the band {band} any more",
             "I've stopped listening to {band}, they used to be my favourite band",
         ),
-        ended_fact="{n} no longer has {band} as favourite band",
     ),
     Relation(
         name="favourite_season",
         fact="{n}'s favourite time of year is {season}",
-        also=("The time of year {n} loves most is {season}", "{n} likes {season} more than any other time of year"),
         said=(
             "My favourite time of year is {season}",
             "I look forward to {season} all year long, it's the time I love most",
@@ -2139,15 +2120,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't look forward to {season} the way I used to, it's not my favourite season any more",
             "I no longer think of {season} as the best time of year",
         ),
-        ended_fact="{n} no longer has {season} as favourite time of year",
     ),
     Relation(
         name="favourite_artist",
         fact="{n}'s favourite artist is {name} {surname}",
-        also=(
-            "The artist {n} admires most is {name} {surname}",
-            "{n} likes the art of {name} {surname} more than any other",
-        ),
         said=(
             "My favourite artist is {name} {surname}",
             "No artist moves me like {name} {surname}",
@@ -2173,15 +2149,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've lost interest in the art of {name} {surname}",
             "I don't admire {name} {surname} as an artist the way I used to",
         ),
-        ended_fact="{n} no longer has {name} {surname} as favourite artist",
     ),
     Relation(
         name="favourite_game",
         fact="{n}'s favourite video game of all time is {title}",
-        also=(
-            "The video game {n} loves most is {title}",
-            "For {n}, no video game is better than {title}",
-        ),
         said=(
             "My favourite video game of all time is {title}",
             "No video game has ever beaten {title} for me",
@@ -2207,12 +2178,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I no longer rank {title} as the best video game",
             "I used to call {title} my favourite video game, but not any more",
         ),
-        ended_fact="{n} no longer has {title} as favourite video game",
     ),
     Relation(
         name="disliked_food",
         fact="{n} does not like to eat {ingredient}",
-        also=("{n} dislikes the taste of {ingredient}", "{n} can't stand food with {ingredient}"),
         said=(
             "I don't like to eat {ingredient}",
             "I can't stand the taste of {ingredient}",
@@ -2240,12 +2209,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've come to like the taste of {ingredient} after all",
             "I no longer dislike {ingredient} in my food",
         ),
-        ended_fact="{n} no longer dislikes {ingredient}",
     ),
     Relation(
         name="pet_peeve",
         fact="{n} gets annoyed by {peeve}",
-        also=("{n} finds {peeve} irritating", "One of the pet peeves of {n} is {peeve}"),
         said=(
             "I get really annoyed by {peeve}",
             "One of my pet peeves is {peeve}",
@@ -2273,12 +2240,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've made my peace with {peeve}",
             "I don't get irritated by {peeve} any more",
         ),
-        ended_fact="{n} no longer gets annoyed by {peeve}",
     ),
     Relation(
         name="disliked_music",
         fact="{n} can't stand listening to {genre}",
-        also=("{n} hates the sound of {genre}", "The kind of music {n} dislikes is {genre}"),
         said=(
             "I can't stand listening to {genre}",
             "I switch the radio off whenever I hear {genre}",
@@ -2306,12 +2271,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've started to enjoy {genre}, I used to hate that music",
             "I no longer hate the sound of {genre}",
         ),
-        ended_fact="{n} no longer dislikes {genre}",
     ),
     Relation(
         name="diet",
         fact="{n} follows {a diet} diet",
-        also=("{n} is on {a diet} diet", "{n} eats according to {a diet} diet"),
         said=(
             "I follow {a diet} diet",
             "I'm on {a diet} diet these days",
@@ -2338,12 +2301,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've given up my {diet} diet",
             "I stopped following {a diet} diet",
         ),
-        ended_fact="{n} no longer follows {a diet} diet",
     ),
     Relation(
         name="allergy",
         fact="{n} is allergic to {allergen}",
-        also=("{n} has an allergy to {allergen}", "{n} gets an allergic reaction from {allergen}"),
         said=(
             "I'm allergic to {allergen}",
             "I have an allergy to {allergen}",
@@ -2371,12 +2332,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've outgrown my allergy to {allergen}",
             "My allergy to {allergen} is gone",
         ),
-        ended_fact="{n} no longer has an allergy to {allergen}",
     ),
     Relation(
         name="plays_instrument",
         fact="{n} plays the {instrument}",
-        also=("{n} can play the {instrument}", "The instrument {n} makes music on is the {instrument}"),
         said=(
             "I play the {instrument}",
             "I know how to play the {instrument}",
@@ -2404,12 +2363,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave up the {instrument}",
             "I've stopped playing the {instrument}",
         ),
-        ended_fact="{n} no longer plays the {instrument}",
     ),
     Relation(
         name="music_teacher",
         fact="{n} takes {instrument} lessons with {name}",
-        also=("{n}'s {instrument} teacher is {name}", "{name} teaches {n} to play the {instrument}"),
         said=(
             "I take {instrument} lessons with {name}",
             "My {instrument} teacher is {name}",
@@ -2435,12 +2392,10 @@ RELATIONS: tuple[Relation, ...] = (
             "{name} is no longer my {instrument} teacher",
             "I've stopped my {instrument} lessons with {name}",
         ),
-        ended_fact="{n} no longer takes {instrument} lessons with {name}",
     ),
     Relation(
         name="music_lesson_day",
         fact="{n} has a lesson on the {instrument} every {weekday}",
-        also=("{n}'s {instrument} lesson is on {weekday}", "{n} takes the weekly {instrument} lesson on {weekday}"),
         said=(
             "I have a lesson on the {instrument} every {weekday}",
             "My {instrument} lesson is on {weekday}",
@@ -2466,12 +2421,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't have {instrument} lessons on {weekday}s any more",
             "The {weekday} lessons on the {instrument} are over for me",
         ),
-        ended_fact="{n} no longer has {instrument} lessons on {weekday}s",
     ),
     Relation(
         name="instrument_maker",
         fact="{n} owns {a instrument} made by {brand}",
-        also=("{n} has {a instrument} by {brand}", "The make of {n}'s {instrument} is {brand}"),
         said=(
             "The {instrument} I own was made by {brand}",
             "My own {instrument} comes from {brand}",
@@ -2497,12 +2450,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't own the {instrument} by {brand} any more",
             "My {instrument} from {brand} is gone, I gave it away",
         ),
-        ended_fact="{n} no longer owns the {instrument} by {brand}",
     ),
     Relation(
         name="plays_sport",
         fact="{n} plays {sport}",
-        also=("{n} is a {sport} player", "The sport {n} plays is {sport}"),
         said=(
             "I play {sport}",
             "I'm a keen {sport} player",
@@ -2531,12 +2482,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave up {sport}",
             "My days as a {sport} player are over",
         ),
-        ended_fact="{n} no longer plays {sport}",
     ),
     Relation(
         name="sport_training",
         fact="{n} has {sport} training on {weekday}s",
-        also=("{n} trains for {sport} every {weekday}", "The {sport} training of {n} takes place every {weekday}"),
         said=(
             "I have {sport} training on {weekday}s",
             "My {sport} training is every {weekday}",
@@ -2562,12 +2511,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't go to {sport} training on {weekday}s any more",
             "I've dropped {sport} training on {weekday}s",
         ),
-        ended_fact="{n} no longer has {sport} training on {weekday}s",
     ),
     Relation(
         name="shirt_number",
         fact="{n} wears the shirt number {count} in the team",
-        also=("{n} plays with number {count} on the shirt", "The number on {n}'s team shirt is {count}"),
         said=(
             "I wear the shirt number {count} in my team",
             "My shirt number is {count}",
@@ -2593,12 +2540,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave up the jersey with number {count}",
             "{count} isn't my shirt number any more",
         ),
-        ended_fact="{n} no longer wears the shirt number {count}",
     ),
     Relation(
         name="supports_team",
         fact="{n} supports the team {team}",
-        also=("{n} is a fan of the team {team}", "The team {n} cheers for is {team}"),
         said=(
             "I support {team}, that's my team",
             "I'm a loyal fan of the team {team}",
@@ -2625,12 +2570,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not a fan of {team} any more",
             "I've stopped following {team}",
         ),
-        ended_fact="{n} no longer supports the team {team}",
     ),
     Relation(
         name="joined_club",
         fact="{n} is a member of {a club}",
-        also=("{n} belongs to {a club}", "{n} has joined {a club}"),
         said=(
             "I'm a member of {a club}",
             "I've joined {a club}",
@@ -2658,12 +2601,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've left the {club}",
             "I cancelled my membership in the {club}",
         ),
-        ended_fact="{n} no longer belongs to the {club}",
     ),
     Relation(
         name="club_day",
         fact="{n}'s {club} meets on {weekday}s",
-        also=("{n} goes to the {club} on {weekday}s", "Every {weekday} {n} is at the {club}"),
         said=(
             "My {club} meets on {weekday}s",
             "Every {weekday} I go to my {club}",
@@ -2689,12 +2630,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't go to the {club} on {weekday}s any more",
             "The {weekday} meetings of my {club} have stopped",
         ),
-        ended_fact="{n} no longer goes to the {club} on {weekday}s",
     ),
     Relation(
         name="hobby",
         fact="{n}'s hobby is {hobby}",
-        also=("{n} enjoys {hobby} as a hobby", "{n} spends free time on {hobby}"),
         said=(
             "My hobby is {hobby}",
             "I'm really into {hobby}",
@@ -2723,12 +2662,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've lost interest in {hobby}",
             "I gave up {hobby}, I found no joy in it any more",
         ),
-        ended_fact="{n} no longer has {hobby} as a hobby",
     ),
     Relation(
         name="hobby_since",
         fact="{n} took up {hobby} in {year}",
-        also=("{n} started with {hobby} in {year}", "{year} is the year in which {n} discovered {hobby}"),
         said=(
             "I took up {hobby} in {year}",
             "I started with {hobby} in {year}",
@@ -2753,7 +2690,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="collects",
         fact="{n} collects {collectible}",
-        also=("{n} has a collection of {collectible}", "{n} is a collector of {collectible}"),
         said=(
             "I collect {collectible}",
             "I have a collection of {collectible}",
@@ -2781,12 +2717,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I sold my collection of {collectible}",
             "I've stopped collecting {collectible}",
         ),
-        ended_fact="{n} no longer collects {collectible}",
     ),
     Relation(
         name="collection_size",
         fact="{n} owns {count} {collectible}",
-        also=("There are {count} {collectible} in {n}'s possession", "{n} has {count} {collectible} at home"),
         said=(
             "I own {count} {collectible}",
             "I have {count} {collectible} at home",
@@ -2813,12 +2747,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I used to own {count} {collectible}, but not any more",
             "I've parted with some of my {collectible}, there aren't {count} any more",
         ),
-        ended_fact="{n} no longer owns {count} {collectible}",
     ),
     Relation(
         name="craft",
         fact="{n} makes {craft} by hand",
-        also=("{n} crafts {craft}", "Handmade {craft} are what {n} produces"),
         said=(
             "I make {craft} by hand",
             "I like crafting {craft}",
@@ -2846,12 +2778,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped crafting {craft}",
             "I gave up making {craft} by hand",
         ),
-        ended_fact="{n} no longer makes {craft} by hand",
     ),
     Relation(
         name="grows",
         fact="{n} grows {plant}",
-        also=("{n} cultivates {plant}", "{n} gardens and raises {plant}"),
         said=(
             "I grow {plant}",
             "I've planted {plant}",
@@ -2879,12 +2809,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped growing {plant}",
             "I'm done with growing {plant}",
         ),
-        ended_fact="{n} no longer grows {plant}",
     ),
     Relation(
         name="allotment",
         fact="{n} rents an allotment garden on {street}",
-        also=("{n} has a garden plot on {street}", "The allotment of {n} is on {street}"),
         said=(
             "I rent an allotment garden on {street}",
             "My allotment is on {street}",
@@ -2910,12 +2838,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave up my garden plot on {street}",
             "I've handed back the allotment on {street}",
         ),
-        ended_fact="{n} no longer rents the allotment on {street}",
     ),
     Relation(
         name="volunteers",
         fact="{n} volunteers for {a charity}",
-        also=("{n} does unpaid work for {a charity}", "{n} is a volunteer who helps {a charity}"),
         said=(
             "I volunteer for {a charity}",
             "I'm a volunteer for {a charity}",
@@ -2943,12 +2869,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped volunteering for the {charity}",
             "My voluntary work for the {charity} is over",
         ),
-        ended_fact="{n} no longer volunteers for the {charity}",
     ),
     Relation(
         name="health_condition",
         fact="{n} has {condition}",
-        also=("{n} suffers from {condition}", "{n} lives with {condition}"),
         said=(
             "I have {condition}",
             "I suffer from {condition}",
@@ -2976,12 +2900,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't suffer from {condition} any more",
             "I've got over {condition}",
         ),
-        ended_fact="{n} no longer has {condition}",
     ),
     Relation(
         name="medication",
         fact="{n} takes {medicine} as medication",
-        also=("{n} is on {medicine}", "The doctor has prescribed {medicine} for {n}"),
         said=(
             "I take {medicine} as medication",
             "I'm on {medicine}",
@@ -3009,12 +2931,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've come off {medicine}",
             "My doctor took me off {medicine}",
         ),
-        ended_fact="{n} no longer takes {medicine}",
     ),
     Relation(
         name="medication_time",
         fact="{n} has to take {medicine} at {clock}",
-        also=("{n}'s dose of {medicine} is due at {clock}", "At {clock} it is time for {n} to take {medicine}"),
         said=(
             "I have to take my {medicine} at {clock}",
             "My dose of {medicine} is due at {clock}",
@@ -3040,12 +2960,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My dose of {medicine} isn't due at {clock} any more",
             "The {medicine} at {clock} is off my schedule now",
         ),
-        ended_fact="{n} no longer takes {medicine} at {clock}",
     ),
     Relation(
         name="injury",
         fact="{n} is recovering from {a injury}",
-        also=("{n} has an injury: {a injury}", "{n} got hurt and has {a injury}"),
         said=(
             "I'm recovering from {a injury}",
             "I've got {a injury} at the moment",
@@ -3072,12 +2990,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't have {a injury} any more",
             "My injury has healed, the {injury} is history",
         ),
-        ended_fact="{n} no longer has {a injury}",
     ),
     Relation(
         name="appointment",
         fact="{n} has an appointment with {a specialist} on {day}",
-        also=("{n} is seeing {a specialist} on {day}", "On {day} {n} goes to {a specialist}"),
         said=(
             "I have an appointment with {a specialist} on {day}",
             "I'm seeing {a specialist} on {day}",
@@ -3103,12 +3019,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't have to go to the {specialist} on {day} any more",
             "I called off the visit to the {specialist} on {day}",
         ),
-        ended_fact="{n} no longer has an appointment with {a specialist} on {day}",
     ),
     Relation(
         name="doctor_name",
         fact="{n}'s {specialist} is Dr {surname}",
-        also=("{n} goes to Dr {surname}, {a specialist}", "The {specialist} who treats {n} is Dr {surname}"),
         said=(
             "My {specialist} is Dr {surname}",
             "My {specialist} is called Dr {surname}",
@@ -3134,12 +3048,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't go to Dr {surname} as my {specialist} any more",
             "I've left Dr {surname} and I need a different {specialist}",
         ),
-        ended_fact="{n} no longer goes to Dr {surname} as {specialist}",
     ),
     Relation(
         name="bedtime",
         fact="{n} goes to bed at {clock}",
-        also=("{n}'s bedtime is {clock}", "{n} usually turns in at {clock}"),
         said=(
             "I go to bed at {clock}",
             "My bedtime is {clock}",
@@ -3166,12 +3078,10 @@ RELATIONS: tuple[Relation, ...] = (
             "{clock} isn't my bedtime any more",
             "I've given up going to bed at {clock}",
         ),
-        ended_fact="{n} no longer goes to bed at {clock}",
     ),
     Relation(
         name="snooze",
         fact="{n} hits the snooze button {number} times in the morning",
-        also=("{n} snoozes the alarm {number} times", "It takes {number} rounds of snoozing to get {n} out of bed"),
         said=(
             "I hit the snooze button {number} times in the morning",
             "I snooze my alarm {number} times before I'm up",
@@ -3198,12 +3108,10 @@ RELATIONS: tuple[Relation, ...] = (
             "The mornings with {number} snoozes are over for me",
             "I've stopped snoozing my alarm {number} times",
         ),
-        ended_fact="{n} no longer hits the snooze button {number} times",
     ),
     Relation(
         name="sleep_hours",
         fact="{n} sleeps {number} hours a night",
-        also=("{n} gets {number} hours of sleep a night", "A night's sleep for {n} lasts {number} hours"),
         said=(
             "I sleep {number} hours a night",
             "I get {number} hours of sleep a night",
@@ -3230,12 +3138,10 @@ RELATIONS: tuple[Relation, ...] = (
             "The nights with {number} hours of sleep are over for me",
             "I no longer get {number} hours of sleep",
         ),
-        ended_fact="{n} no longer sleeps {number} hours a night",
     ),
     Relation(
         name="morning_ritual",
         fact="{n} starts the morning with {ritual}",
-        also=("{n}'s morning ritual is {ritual}", "Every morning begins with {ritual} for {n}"),
         said=(
             "I start the morning with {ritual}",
             "My mornings begin with {ritual}",
@@ -3263,12 +3169,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've dropped {ritual} from my morning routine",
             "My mornings no longer begin with {ritual}",
         ),
-        ended_fact="{n} no longer starts the morning with {ritual}",
     ),
     Relation(
         name="exercise",
         fact="{n} keeps fit with {exercise}",
-        also=("{n} stays in shape through {exercise}", "{n}'s way of exercising is {exercise}"),
         said=(
             "I keep fit with {exercise}",
             "I stay in shape through {exercise}",
@@ -3296,12 +3200,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped exercising with {exercise}",
             "I dropped {exercise} from my fitness routine",
         ),
-        ended_fact="{n} no longer keeps fit with {exercise}",
     ),
     Relation(
         name="workouts_per_week",
         fact="{n} works out {number} times a week",
-        also=("{n} exercises {number} times a week", "{n} does {number} workouts a week"),
         said=(
             "I work out {number} times a week",
             "I exercise {number} times a week",
@@ -3327,12 +3229,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I no longer manage {number} workouts a week",
             "I've given up on {number} workouts a week",
         ),
-        ended_fact="{n} no longer works out {number} times a week",
     ),
     Relation(
         name="gym",
         fact="{n} trains at a gym called {place}",
-        also=("{n} has a gym membership at {place}", "The gym {n} goes to is {place}"),
         said=(
             "I train at a gym called {place}",
             "My gym is {place}",
@@ -3358,12 +3258,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I cancelled my gym membership at {place}",
             "I've left the gym {place}",
         ),
-        ended_fact="{n} no longer trains at the gym {place}",
     ),
     Relation(
         name="fear",
         fact="{n} is afraid of {fear}",
-        also=("{n} has a fear of {fear}", "{n} is scared of {fear}"),
         said=(
             "I'm afraid of {fear}",
             "I'm terrified of {fear}",
@@ -3391,12 +3289,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've overcome my fear of {fear}",
             "I got rid of my phobia of {fear}",
         ),
-        ended_fact="{n} no longer fears {fear}",
     ),
     Relation(
         name="relaxes",
         fact="{n} relaxes with {relaxer}",
-        also=("{n} winds down with {relaxer}", "What {n} needs to relax is {relaxer}"),
         said=(
             "I relax with {relaxer}",
             "I unwind with {relaxer}",
@@ -3424,12 +3320,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't unwind with {relaxer} any more",
             "{relaxer} won't calm me down any more",
         ),
-        ended_fact="{n} no longer relaxes with {relaxer}",
     ),
     Relation(
         name="gave_up",
         fact="{n} has given up {vice}",
-        also=("{n} has quit {vice}", "{n} has stayed away from {vice} since kicking the habit"),
         said=(
             "I've given up {vice}",
             "I've quit {vice}",
@@ -3457,12 +3351,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I couldn't stay away from {vice} after all",
             "I've had a relapse and I'm back to {vice}",
         ),
-        ended_fact="{n} does not stay away from {vice} any more",
     ),
     Relation(
         name="podcast",
         fact="{n} listens to the podcast {title}",
-        also=("{n} follows a podcast called {title}", "A podcast {n} is subscribed to is {title}"),
         said=(
             "I listen to the podcast {title}",
             "I follow a podcast called {title}",
@@ -3490,12 +3382,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I unsubscribed from the podcast {title}",
             "I've stopped following the podcast {title}",
         ),
-        ended_fact="{n} no longer listens to the podcast {title}",
     ),
     Relation(
         name="tv_show",
         fact="{n} is watching the TV show {title}",
-        also=("The series {n} is watching is {title}", "{n} is following the TV series {title}"),
         said=(
             "I'm watching the TV show {title}",
             "The series I'm watching right now is {title}",
@@ -3522,15 +3412,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've finished the TV show {title}",
             "I gave up on the series {title}",
         ),
-        ended_fact="{n} no longer watches the TV show {title}",
     ),
     Relation(
         name="playing_now",
         fact="{n} is currently playing through {title} on the console",
-        also=(
-            "The game on {n}'s console right now is {title}",
-            "{n} is in the middle of playing {title} on the console",
-        ),
         said=(
             "I'm currently playing through {title} on the console",
             "The game on my console right now is {title}",
@@ -3556,12 +3441,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've finished my playthrough of {title}",
             "I got bored with playing {title} and took it off my console",
         ),
-        ended_fact="{n} no longer plays {title} on the console",
     ),
     Relation(
         name="board_game",
         fact="{n} likes to play {boardgame} on games night",
-        also=("The board or card game {n} enjoys is {boardgame}", "{n} is always up for a round of {boardgame}"),
         said=(
             "I like to play {boardgame} with others around a table",
             "On games night I always want to play {boardgame}",
@@ -3589,12 +3472,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've had enough of {boardgame} on games night",
             "I've stopped playing {boardgame} on games night",
         ),
-        ended_fact="{n} no longer likes to play {boardgame}",
     ),
     Relation(
         name="baking",
         fact="{n}'s baking speciality is {bake}",
-        also=("{n} is known for baking {bake}", "What {n} bakes best is {bake}"),
         said=(
             "My baking speciality is {bake}",
             "I'm known for baking {bake}",
@@ -3622,6 +3503,5 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped baking {bake}",
             "I gave up baking {bake}",
         ),
-        ended_fact="{n} no longer bakes {bake}",
     ),
 )

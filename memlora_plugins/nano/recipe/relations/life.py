@@ -1984,10 +1984,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="trip_country",
         fact="{n} plans a trip to {country} in {month}",
-        also=(
-            "{n} is travelling to {country} in {month}",
-            "In {month} {n} goes on a trip to {country}",
-        ),
         said=(
             "I'm planning a trip to {country} in {month}",
             "In {month} I'm off to {country}",
@@ -2017,15 +2013,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not going to {country} in {month} after all",
             "I had to drop my plans for {country} in {month}",
         ),
-        ended_fact="{n} no longer plans a trip to {country} in {month}",
     ),
     Relation(
         name="wish_city",
         fact="{n} wants to see {city} some day",
-        also=(
-            "{city} is on the travel wish list of {n}",
-            "{n} has always wanted to visit {city}",
-        ),
         said=(
             "I've always wanted to visit {city}",
             "{city} is on my bucket list",
@@ -2053,15 +2044,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've crossed {city} off my wish list",
             "{city} doesn't tempt me any longer",
         ),
-        ended_fact="{n} no longer wants to see {city} some day",
     ),
     Relation(
         name="move_plan",
         fact="{n} is planning to move to {city}",
-        also=(
-            "{n} will soon relocate to {city}",
-            "The next home of {n} will be in {city}",
-        ),
         said=(
             "I'm planning to move to {city}",
             "I've decided to relocate to {city}",
@@ -2089,15 +2075,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I dropped the idea of moving to {city}",
             "I've decided against {city}, I'm staying put",
         ),
-        ended_fact="{n} no longer plans to move to {city}",
     ),
     Relation(
         name="course_taken",
         fact="{n} is taking a course in {course}",
-        also=(
-            "{n} has signed up for lessons in {course}",
-            "{n} attends a class on {course}",
-        ),
         said=(
             "I'm taking a course in {course}",
             "I've signed up for a class in {course}",
@@ -2126,15 +2107,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My course in {course} is over",
             "I'm done with the {course} lessons",
         ),
-        ended_fact="{n} no longer takes a course in {course}",
     ),
     Relation(
         name="race_training",
         fact="{n} is training for {a race}",
-        also=(
-            "{n} is preparing for {a race}",
-            "{n} trains because of {a race} coming up",
-        ),
         said=(
             "I'm training for {a race}",
             "I've signed up for {a race}, so I train a lot",
@@ -2162,15 +2138,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not doing the {race} any more",
             "I gave up preparing for the {race}",
         ),
-        ended_fact="{n} no longer trains for {a race}",
     ),
     Relation(
         name="purchase_plan",
         fact="{n} wants to buy {a gadget}",
-        also=(
-            "{n} is looking to buy {a gadget}",
-            "{n} is shopping around for {a gadget}",
-        ),
         said=(
             "I want to buy {a gadget}",
             "I'm thinking of getting {a gadget}",
@@ -2199,15 +2170,10 @@ RELATIONS: tuple[Relation, ...] = (
             "Buying {a gadget} is off the table for me now",
             "I gave up on the idea of getting {a gadget}",
         ),
-        ended_fact="{n} no longer wants to buy {a gadget}",
     ),
     Relation(
         name="business_plan",
         fact="{n} wants to start {a venture}",
-        also=(
-            "{n} plans to open {a venture}",
-            "{n} has a plan to set up {a venture}",
-        ),
         said=(
             "I want to start {a venture}",
             "I'm planning to open {a venture} of my own",
@@ -2235,15 +2201,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My plan for {a venture} is dead",
             "I scrapped the idea of {a venture}",
         ),
-        ended_fact="{n} no longer wants to start {a venture}",
     ),
     Relation(
         name="business_owned",
         fact="{n} owns {a venture} called {place}",
-        also=(
-            "{n} is the owner of {place}, {a venture}",
-            "{place}, {a venture}, belongs to {n}",
-        ),
         said=(
             "I own {a venture} called {place}",
             "I run my own business, {a venture} called {place}",
@@ -2272,15 +2233,10 @@ RELATIONS: tuple[Relation, ...] = (
             "{place} isn't mine any more, I gave up the {venture}",
             "I don't own the {venture} {place} any more",
         ),
-        ended_fact="{n} no longer owns {a venture} called {place}",
     ),
     Relation(
         name="visited_country",
         fact="{n} visited {country} in {year}",
-        also=(
-            "{n} was in {country} in {year}",
-            "In {year} {n} travelled to {country}",
-        ),
         said=(
             "I visited {country} in {year}",
             "I was in {country} in {year}",
@@ -2307,10 +2263,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="met_at_event",
         fact="{n} met {name} at {a event}",
-        also=(
-            "{n} got to know {name} at {a event}",
-            "{n} and {name} first met at {a event}",
-        ),
         said=(
             "I met {name} at {a event}",
             "I got to know {name} at {a event}",
@@ -2337,10 +2289,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="contest_won",
         fact="{n} won {a contest}",
-        also=(
-            "{n} took first place in {a contest}",
-            "{n} came first in {a contest}",
-        ),
         said=(
             "I won {a contest}",
             "I came first in {a contest}",
@@ -2367,10 +2315,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="gadget_broken",
         fact="{n} broke {a gadget}",
-        also=(
-            "{n} damaged {a gadget} beyond use",
-            "{n} accidentally ruined {a gadget}",
-        ),
         said=(
             "I broke my {gadget}",
             "I managed to break {a gadget}",
@@ -2397,10 +2341,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="lost_thing",
         fact="{n} lost {a belonging} in {city}",
-        also=(
-            "{n} left {a belonging} behind in {city}",
-            "{a belonging} of {n} went missing in {city}",
-        ),
         said=(
             "I lost {a belonging} in {city}",
             "I lost my {belonging} somewhere in {city}",
@@ -2427,10 +2367,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="graduation_year",
         fact="{n} graduated in {year}",
-        also=(
-            "{n} got a degree in {year}",
-            "The graduation of {n} was in {year}",
-        ),
         said=(
             "I graduated in {year}",
             "I got my degree in {year}",
@@ -2456,10 +2392,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="race_finished",
         fact="{n} finished {a race} in {month}",
-        also=(
-            "{n} took part in {a race} in {month} and finished",
-            "In {month} {n} completed {a race}",
-        ),
         said=(
             "I finished {a race} in {month}",
             "I did {a race} last {month}",
@@ -2486,10 +2418,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="concert_seen",
         fact="{n} saw {live_band} live in {city}",
-        also=(
-            "{n} was at a concert by {live_band} in {city}",
-            "{n} went to {city} and heard {live_band} play",
-        ),
         said=(
             "I saw {live_band} live in {city}",
             "I went to a concert by {live_band} in {city}",
@@ -2516,10 +2444,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="car_driven",
         fact="{n} drives {a vehicle}",
-        also=(
-            "The car of {n} is {a vehicle}",
-            "{n} has {a vehicle} to drive",
-        ),
         said=(
             "I drive {a vehicle}",
             "My car is {a vehicle}",
@@ -2547,15 +2471,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I got rid of my {vehicle}",
             "My {vehicle} went to the scrapyard",
         ),
-        ended_fact="{n} no longer drives {a vehicle}",
     ),
     Relation(
         name="bike_colour",
         fact="{n} rides {a paint} bicycle",
-        also=(
-            "{n} has {a paint} bike",
-            "The bicycle of {n} is {paint}",
-        ),
         said=(
             "I ride {a paint} bike",
             "My bike is {paint}",
@@ -2583,15 +2502,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I sold my {paint} bicycle",
             "I gave away the {paint} bike",
         ),
-        ended_fact="{n} no longer rides {a paint} bicycle",
     ),
     Relation(
         name="phone_brand",
         fact="{n} uses {a brand} phone",
-        also=(
-            "The phone of {n} is {a brand}",
-            "{n} has a phone made by {brand}",
-        ),
         said=(
             "I have {a brand} phone",
             "My phone is {a brand}",
@@ -2618,15 +2532,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I got rid of my {brand} phone",
             "My {brand} phone is gone, I traded it in",
         ),
-        ended_fact="{n} no longer uses {a brand} phone",
     ),
     Relation(
         name="laptop_brand",
         fact="{n} works on {a brand} laptop",
-        also=(
-            "The laptop of {n} is {a brand}",
-            "{n} owns a laptop by {brand}",
-        ),
         said=(
             "I work on {a brand} laptop",
             "My laptop is {a brand}",
@@ -2654,15 +2563,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I replaced my {brand} laptop",
             "I sold the {brand} laptop",
         ),
-        ended_fact="{n} no longer works on {a brand} laptop",
     ),
     Relation(
         name="camera_brand",
         fact="{n} takes photos with {a brand} camera",
-        also=(
-            "The camera of {n} is {a brand}",
-            "{n} photographs with {a brand}",
-        ),
         said=(
             "I take photos with {a brand} camera",
             "My camera is {a brand}",
@@ -2689,15 +2593,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't take photos with the {brand} any more",
             "I've stopped using the {brand} camera",
         ),
-        ended_fact="{n} no longer takes photos with {a brand} camera",
     ),
     Relation(
         name="house_plant",
         fact="{n} keeps {a house_plant} at home",
-        also=(
-            "{n} has {a house_plant} as a house plant",
-            "There is {a house_plant} in the home of {n}",
-        ),
         said=(
             "I have {a house_plant} at home",
             "There's {a house_plant} on my windowsill",
@@ -2726,15 +2625,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't have the {house_plant} any more",
             "I had to throw out my {house_plant}",
         ),
-        ended_fact="{n} no longer keeps {a house_plant} at home",
     ),
     Relation(
         name="furniture_owned",
         fact="{n} has {a furniture} in the living room",
-        also=(
-            "The living room of {n} has {a furniture}",
-            "In the living room {n} keeps {a furniture}",
-        ),
         said=(
             "I have {a furniture} in my living room",
             "In my living room there's {a furniture}",
@@ -2762,15 +2656,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I moved the {furniture} out of the living room",
             "I don't have the {furniture} in my living room any more",
         ),
-        ended_fact="{n} no longer has {a furniture} in the living room",
     ),
     Relation(
         name="saving_goal",
         fact="{n} is saving for {a goal}",
-        also=(
-            "{n} puts money aside for {a goal}",
-            "The savings goal of {n} is {a goal}",
-        ),
         said=(
             "I'm saving for {a goal}",
             "I'm putting money aside for {a goal}",
@@ -2797,15 +2686,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not saving for {a goal} any more",
             "I gave up on putting money aside for {a goal}",
         ),
-        ended_fact="{n} no longer saves for {a goal}",
     ),
     Relation(
         name="monthly_savings",
         fact="{n} saves {count} euros a month",
-        also=(
-            "{n} puts {count} euros into savings every month",
-            "The monthly savings of {n} are {count} euros",
-        ),
         said=(
             "I save {count} euros a month",
             "I put {count} euros into savings every month",
@@ -2832,15 +2716,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I stopped putting aside {count} euros a month",
             "I've cancelled the {count} euros of monthly savings",
         ),
-        ended_fact="{n} no longer saves {count} euros a month",
     ),
     Relation(
         name="paid_service",
         fact="{n} subscribes to {a service}",
-        also=(
-            "{n} has taken out a subscription to {a service}",
-            "{n} pays regularly for {a service}",
-        ),
         said=(
             "I subscribe to {a service}",
             "I'm subscribed to {a service}",
@@ -2869,15 +2748,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I ended the subscription to my {service}",
             "I let my {service} run out",
         ),
-        ended_fact="{n} no longer subscribes to {a service}",
     ),
     Relation(
         name="owes_money",
         fact="{n} owes {name} {count} dollars",
-        also=(
-            "{n} has to pay {count} dollars back to {name}",
-            "{n} has a debt of {count} dollars with {name}",
-        ),
         said=(
             "I owe {name} {count} dollars",
             "I still owe {count} dollars to {name}",
@@ -2906,15 +2780,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've settled my debt of {count} dollars with {name}",
             "{name} got the {count} dollars back from me",
         ),
-        ended_fact="{n} no longer owes {name} {count} dollars",
     ),
     Relation(
         name="lent_thing",
         fact="{n} lent {name} {a belonging}",
-        also=(
-            "{name} has borrowed {a belonging} from {n}",
-            "{n} has {a belonging} on loan to {name}",
-        ),
         said=(
             "I lent {name} {a belonging}",
             "I lent my {belonging} to {name}",
@@ -2942,15 +2811,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I got my {belonging} back from {name}",
             "{name} has returned my {belonging}",
         ),
-        ended_fact="{n} no longer has {a belonging} lent to {name}",
     ),
     Relation(
         name="food_budget",
         fact="{n} has a food budget of {count} pounds a week",
-        also=(
-            "{n} spends {count} pounds a week on groceries",
-            "The weekly groceries of {n} cost {count} pounds",
-        ),
         said=(
             "My food budget is {count} pounds a week",
             "I spend {count} pounds a week on groceries",
@@ -2977,15 +2841,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I can't keep groceries at {count} pounds a week any longer",
             "I've given up the {count} pounds a week limit for food",
         ),
-        ended_fact="{n} no longer has a food budget of {count} pounds a week",
     ),
     Relation(
         name="appointment_day",
         fact="{n} has {a appointment} on {day}",
-        also=(
-            "There is {a appointment} for {n} on {day}",
-            "{n} has to be there for {a appointment} on {day}",
-        ),
         said=(
             "I have {a appointment} on {day}",
             "I've got {a appointment} on {day}",
@@ -3014,15 +2873,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't have the {appointment} on {day} any more",
             "My {appointment} on {day} isn't happening",
         ),
-        ended_fact="{n} no longer has {a appointment} on {day}",
     ),
     Relation(
         name="deadline",
         fact="{n} must finish {a paperwork} by {day}",
-        also=(
-            "{n} has {a paperwork} due on {day}",
-            "The deadline of {n} for {a paperwork} is {day}",
-        ),
         said=(
             "I have to finish {a paperwork} by {day}",
             "I've got {a paperwork} due on {day}",
@@ -3050,15 +2904,10 @@ RELATIONS: tuple[Relation, ...] = (
             "The {day} deadline for my {paperwork} was dropped",
             "I don't have to finish the {paperwork} by {day} any more",
         ),
-        ended_fact="{n} no longer has to finish {a paperwork} by {day}",
     ),
     Relation(
         name="night_shift",
         fact="{n} works the night shift on {weekday}s",
-        also=(
-            "On {weekday}s {n} works nights",
-            "{n} has night duty every {weekday}",
-        ),
         said=(
             "I work the night shift on {weekday}s",
             "On {weekday}s I work nights",
@@ -3086,15 +2935,10 @@ RELATIONS: tuple[Relation, ...] = (
             "They took me off the {weekday} night shift",
             "I've given up my night shift on {weekday}s",
         ),
-        ended_fact="{n} no longer works the night shift on {weekday}s",
     ),
     Relation(
         name="gym_day",
         fact="{n} goes to the gym on {weekday}s",
-        also=(
-            "{n} works out at the gym every {weekday}",
-            "The gym day of {n} is {weekday}",
-        ),
         said=(
             "I go to the gym on {weekday}s",
             "I hit the gym every {weekday}",
@@ -3122,15 +2966,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave up my {weekday} gym session",
             "{weekday} isn't my gym day any longer",
         ),
-        ended_fact="{n} no longer goes to the gym on {weekday}s",
     ),
     Relation(
         name="wake_time",
         fact="{n} gets up at {clock}",
-        also=(
-            "{n} wakes up at {clock}",
-            "The alarm of {n} rings at {clock}",
-        ),
         said=(
             "I get up at {clock}",
             "I wake up at {clock}",
@@ -3157,15 +2996,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My alarm isn't set for {clock} any longer",
             "I've stopped waking up at {clock}",
         ),
-        ended_fact="{n} no longer gets up at {clock}",
     ),
     Relation(
         name="weekday_routine",
         fact="{n} spends {weekday} evenings {routine}",
-        also=(
-            "The {weekday} evenings of {n} go into {routine}",
-            "On {weekday} evenings {n} is always {routine}",
-        ),
         said=(
             "I spend {weekday} evenings {routine}",
             "My {weekday} evenings are for {routine}",
@@ -3192,15 +3026,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped {routine} on {weekday} evenings",
             "My {weekday} evenings aren't for {routine} any longer",
         ),
-        ended_fact="{n} no longer spends {weekday} evenings {routine}",
     ),
     Relation(
         name="travel_pick",
         fact="{n} asks for {a travel_pick} when travelling",
-        also=(
-            "When travelling {n} prefers {a travel_pick}",
-            "{n} likes to book {a travel_pick} on trips",
-        ),
         said=(
             "I always ask for {a travel_pick} when I travel",
             "When I travel I prefer {a travel_pick}",
@@ -3228,15 +3057,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I no longer care about {a travel_pick} on trips",
             "I've stopped booking {a travel_pick}",
         ),
-        ended_fact="{n} no longer asks for {a travel_pick} when travelling",
     ),
     Relation(
         name="airline",
         fact="{n} usually flies with {brand}",
-        also=(
-            "The airline of choice for {n} is {brand}",
-            "{n} prefers the airline {brand}",
-        ),
         said=(
             "I usually fly with {brand}",
             "My favourite airline is {brand}",
@@ -3263,15 +3087,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped booking flights with {brand}",
             "I'm done with {brand} as an airline",
         ),
-        ended_fact="{n} no longer flies with {brand}",
     ),
     Relation(
         name="lodging",
         fact="{n} likes to stay in {a lodging} on holiday",
-        also=(
-            "On holiday {n} prefers to sleep in {a lodging}",
-            "For holidays {n} books {a lodging}",
-        ),
         said=(
             "I like to stay in {a lodging} on holiday",
             "On holiday I prefer to sleep in {a lodging}",
@@ -3298,15 +3117,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've gone off sleeping in {a lodging} on holiday",
             "No more holidays in {a lodging} for me",
         ),
-        ended_fact="{n} no longer likes to stay in {a lodging} on holiday",
     ),
     Relation(
         name="resolution",
         fact="{n} has made a resolution to {resolution}",
-        also=(
-            "{n} has resolved to {resolution}",
-            "The New Year resolution of {n} is to {resolution}",
-        ),
         said=(
             "I've resolved to {resolution}",
             "My New Year's resolution is to {resolution}",
@@ -3334,15 +3148,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My resolution to {resolution} is history",
             "I've dropped my plan to {resolution}",
         ),
-        ended_fact="{n} no longer follows the resolution to {resolution}",
     ),
     Relation(
         name="build_project",
         fact="{n} is building {a build}",
-        also=(
-            "The current project of {n} is building {a build}",
-            "{n} is making {a build} in spare hours",
-        ),
         said=(
             "I'm building {a build}",
             "My current project is building {a build}",
@@ -3371,15 +3180,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not building the {build} any more",
             "My {build} is finished, nothing left to build",
         ),
-        ended_fact="{n} no longer builds {a build}",
     ),
     Relation(
         name="blog",
         fact="{n} runs a blog about {blog_topic}",
-        also=(
-            "{n} writes a blog on {blog_topic}",
-            "The blog of {n} deals with {blog_topic}",
-        ),
         said=(
             "I run a blog about {blog_topic}",
             "I write a blog on {blog_topic}",
@@ -3408,15 +3212,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped writing my blog on {blog_topic}",
             "My {blog_topic} blog is offline now",
         ),
-        ended_fact="{n} no longer runs a blog about {blog_topic}",
     ),
     Relation(
         name="software_used",
         fact="{n} uses {software} every day",
-        also=(
-            "{n} works with {software} daily",
-            "A daily tool of {n} is {software}",
-        ),
         said=(
             "I use {software} every day",
             "I work with {software} daily",
@@ -3445,15 +3244,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I switched away from {software}",
             "I uninstalled {software} for good",
         ),
-        ended_fact="{n} no longer uses {software}",
     ),
     Relation(
         name="code_language",
         fact="{n} writes code in {code_language}",
-        also=(
-            "{n} programs in {code_language}",
-            "A programming language of {n} is {code_language}",
-        ),
         said=(
             "I write code in {code_language}",
             "I program in {code_language}",
@@ -3482,15 +3276,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm done with {code_language} as a programming language",
             "I gave up writing {code_language}",
         ),
-        ended_fact="{n} no longer writes code in {code_language}",
     ),
     Relation(
         name="renovation",
         fact="{n} is renovating the {reno_room}",
-        also=(
-            "{n} is doing up the {reno_room}",
-            "The renovation project of {n} is the {reno_room}",
-        ),
         said=(
             "I'm renovating the {reno_room}",
             "I'm doing up my {reno_room}",
@@ -3519,15 +3308,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped doing up the {reno_room}",
             "I finished the {reno_room}, no more renovating",
         ),
-        ended_fact="{n} no longer renovates the {reno_room}",
     ),
     Relation(
         name="recipe_learning",
         fact="{n} is learning to make {new_dish}",
-        also=(
-            "{n} is trying to master {new_dish}",
-            "{n} practises the recipe for {new_dish}",
-        ),
         said=(
             "I'm learning to make {new_dish}",
             "I'm trying to master {new_dish}",
@@ -3555,15 +3339,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped practising {new_dish}",
             "I'm not trying to master {new_dish} any more",
         ),
-        ended_fact="{n} no longer tries to learn to make {new_dish}",
     ),
     Relation(
         name="gift_given",
         fact="{n} gave {name} {a belonging} as a present",
-        also=(
-            "The present from {n} to {name} was {a belonging}",
-            "{n} made {name} a present of {a belonging}",
-        ),
         said=(
             "I gave {name} {a belonging} as a present",
             "I bought {name} {a belonging} as a gift",
@@ -3590,10 +3369,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="gift_received",
         fact="{n} got {a belonging} as a gift from {name}",
-        also=(
-            "{name} gave {n} {a belonging} as a gift",
-            "{n} received {a belonging} from {name} as a gift",
-        ),
         said=(
             "I got {a belonging} as a gift from {name}",
             "{name} gave me {a belonging} as a present",
@@ -3620,10 +3395,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="charity",
         fact="{n} donates to {cause}",
-        also=(
-            "{n} gives money to {cause}",
-            "{n} supports {cause} with donations",
-        ),
         said=(
             "I donate to {cause}",
             "I give money to {cause}",
@@ -3651,15 +3422,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I stopped giving money to {cause}",
             "I've ended my donations to {cause}",
         ),
-        ended_fact="{n} no longer donates to {cause}",
     ),
     Relation(
         name="organising",
         fact="{n} is organising {a event} in {month}",
-        also=(
-            "{n} is in charge of {a event} in {month}",
-            "In {month} {n} hosts {a event}",
-        ),
         said=(
             "I'm organising {a event} in {month}",
             "I'm in charge of {a event} in {month}",
@@ -3687,15 +3453,10 @@ RELATIONS: tuple[Relation, ...] = (
             "The {event} I was organising for {month} is cancelled",
             "I won't be organising the {event} in {month} after all",
         ),
-        ended_fact="{n} no longer organises {a event} in {month}",
     ),
     Relation(
         name="life_dream",
         fact="{n} dreams of {dream}",
-        also=(
-            "The big dream of {n} is {dream}",
-            "{n} has a lifelong dream: {dream}",
-        ),
         said=(
             "I dream of {dream}",
             "My big dream is {dream}",
@@ -3722,15 +3483,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've let go of my dream of {dream}",
             "My dream of {dream} is gone",
         ),
-        ended_fact="{n} no longer dreams of {dream}",
     ),
     Relation(
         name="answer_style",
         fact="{n} prefers {answer_style} answers",
-        also=(
-            "{n} likes answers of this style: {answer_style}",
-            "{answer_style} answers suit {n} best",
-        ),
         said=(
             "I prefer {answer_style} answers",
             "Please give me {answer_style} answers",
@@ -3757,15 +3513,10 @@ RELATIONS: tuple[Relation, ...] = (
             "Please stop giving me the {answer_style} answers",
             "I've gone off {answer_style} replies",
         ),
-        ended_fact="{n} no longer prefers {answer_style} answers",
     ),
     Relation(
         name="called_name",
         fact="{n} wants to be called {name}",
-        also=(
-            "{n} likes to be addressed as {name}",
-            "{name} is what {n} goes by",
-        ),
         said=(
             "Call me {name}",
             "Please call me {name}",
@@ -3792,15 +3543,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't go by {name} any more",
             "Please stop calling me {name}",
         ),
-        ended_fact="{n} no longer wants to be called {name}",
     ),
     Relation(
         name="time_zone",
         fact="{n} is on {time_zone} time",
-        also=(
-            "The time zone of {n} is {time_zone}",
-            "The clocks of {n} run on {time_zone} time",
-        ),
         said=(
             "I'm on {time_zone} time",
             "My time zone is {time_zone}",
@@ -3827,15 +3573,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My time zone isn't {time_zone} any longer",
             "I've left the {time_zone} time zone",
         ),
-        ended_fact="{n} no longer uses {time_zone} time",
     ),
     Relation(
         name="unit_preference",
         fact="{n} wants measurements in {unit}",
-        also=(
-            "{n} prefers {unit} as a unit",
-            "Figures for {n} should be in {unit}",
-        ),
         said=(
             "I want measurements in {unit}",
             "Please give me figures in {unit}",
@@ -3863,15 +3604,10 @@ RELATIONS: tuple[Relation, ...] = (
             "Please stop giving me figures in {unit}",
             "I've moved away from {unit} for measurements",
         ),
-        ended_fact="{n} no longer wants measurements in {unit}",
     ),
     Relation(
         name="reply_language",
         fact="{n} wants replies in {reply_language}",
-        also=(
-            "{n} asked to be answered in {reply_language}",
-            "Replies to {n} should be in {reply_language}",
-        ),
         said=(
             "I want replies in {reply_language}",
             "Please reply to me in {reply_language}",
@@ -3898,15 +3634,10 @@ RELATIONS: tuple[Relation, ...] = (
             "Please stop replying to me in {reply_language}",
             "No more answers in {reply_language} for me",
         ),
-        ended_fact="{n} no longer wants replies in {reply_language}",
     ),
     Relation(
         name="book_project",
         fact="{n} is writing a book called {title}",
-        also=(
-            "{n} works on a book with the title {title}",
-            "The book that {n} is writing is called {title}",
-        ),
         said=(
             "I'm writing a book called {title}",
             "I'm working on a book, and its title is {title}",
@@ -3934,6 +3665,5 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not working on {title} any more",
             "My manuscript of {title} went into the bin",
         ),
-        ended_fact="{n} no longer writes a book called {title}",
     ),
 )

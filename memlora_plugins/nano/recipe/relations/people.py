@@ -1098,10 +1098,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="home_city",
         fact="{n} lives in {city}",
-        also=(
-            "{n}'s home is in {city}",
-            "{city} is where {n} lives",
-        ),
         said=(
             "I live in {city}",
             "I moved to {city}",
@@ -1137,15 +1133,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've left {city} for good",
             "{city} isn't my home any more",
         ),
-        ended_fact="{n} no longer lives in {city}",
     ),
     Relation(
         name="moved_from",
         fact="{n} moved here from {country}",
-        also=(
-            "{n} came here from {country}",
-            "Before moving here, {n} was living in {country}",
-        ),
         said=(
             "I moved here from {country}",
             "I came here from {country}",
@@ -1171,10 +1162,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="birth_city",
         fact="{n} was born in {city}",
-        also=(
-            "{n}'s birthplace is {city}",
-            "{city} is where {n} was born",
-        ),
         said=(
             "I was born in {city}",
             "{city} is where I was born",
@@ -1200,10 +1187,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="grew_up",
         fact="{n} grew up in {city}",
-        also=(
-            "{n} spent childhood in {city}",
-            "{n}'s childhood was in {city}",
-        ),
         said=(
             "I grew up in {city}",
             "My whole childhood was in {city}",
@@ -1229,10 +1212,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="home_street",
         fact="{n}'s address is on {street}",
-        also=(
-            "{n} has an address on {street}",
-            "The street that {n} lives on is {street}",
-        ),
         said=(
             "I live on {street}",
             "My address is on {street}",
@@ -1259,15 +1238,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I moved away from {street}",
             "My address isn't on {street} any longer",
         ),
-        ended_fact="{n} no longer lives on {street}",
     ),
     Relation(
         name="home_kind",
         fact="{n}'s home is {a home_kind}",
-        also=(
-            "{n} has {a home_kind} as a home",
-            "The home that {n} has is {a home_kind}",
-        ),
         said=(
             "I live in {a home_kind}",
             "My home is {a home_kind}",
@@ -1294,15 +1268,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've moved out of the {home_kind}",
             "Living in {a home_kind} is over for me",
         ),
-        ended_fact="{n} no longer lives in {a home_kind}",
     ),
     Relation(
         name="home_floor",
         fact="{n} lives on floor {number}",
-        also=(
-            "{n}'s flat is on floor {number}",
-            "Floor {number} is the floor that {n} lives on",
-        ),
         said=(
             "I live on floor {number}",
             "My flat is on floor {number}",
@@ -1329,15 +1298,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've moved away from floor {number}",
             "My flat isn't on floor {number} any longer",
         ),
-        ended_fact="{n} no longer lives on floor {number}",
     ),
     Relation(
         name="flatmate",
         fact="{n} shares a flat with {name}",
-        also=(
-            "{n} has a flatmate called {name}",
-            "{name} is a flatmate of {n}",
-        ),
         said=(
             "I share a flat with {name}",
             "My flatmate is called {name}",
@@ -1365,15 +1329,10 @@ RELATIONS: tuple[Relation, ...] = (
             "{name} moved out of my flat",
             "I don't share a flat with {name} any more",
         ),
-        ended_fact="{n} no longer shares a flat with {name}",
     ),
     Relation(
         name="landlord",
         fact="{n} rents from a landlord named {name}",
-        also=(
-            "{n}'s landlord is called {name}",
-            "{name} is the landlord of {n}",
-        ),
         said=(
             "My landlord is called {name}",
             "I rent my place from {name}",
@@ -1400,15 +1359,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't rent from {name} any more",
             "I used to pay rent to {name}, but that's over",
         ),
-        ended_fact="{n} no longer rents from {name}",
     ),
     Relation(
         name="moving_plan",
         fact="{n} is moving to {city} in {month}",
-        also=(
-            "{n} plans a move to {city} in {month}",
-            "In {month}, {n} is going to move to {city}",
-        ),
         said=(
             "I'm moving to {city} in {month}",
             "In {month} I'm moving to {city}",
@@ -1435,15 +1389,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My move to {city} is off",
             "I've called off the move to {city} in {month}",
         ),
-        ended_fact="{n} no longer plans to move to {city}",
     ),
     Relation(
         name="neighbour_name",
         fact="{n} has a neighbour named {name}",
-        also=(
-            "{n} lives next door to {name}",
-            "{name} is a neighbour of {n}",
-        ),
         said=(
             "My neighbour is called {name}",
             "I live next door to {name}",
@@ -1471,15 +1420,10 @@ RELATIONS: tuple[Relation, ...] = (
             "{name} next door has moved away from my street",
             "I don't live next door to {name} any more",
         ),
-        ended_fact="{n} no longer has {name} as a neighbour",
     ),
     Relation(
         name="neighbour_job",
         fact="The neighbour who lives above {n} is {a job}",
-        also=(
-            "{n} lives below {a job}",
-            "{n}'s upstairs neighbour works as {a job}",
-        ),
         said=(
             "My upstairs neighbour is {a job}",
             "The neighbour above me works as {a job}",
@@ -1506,15 +1450,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My upstairs neighbour doesn't work as {a job} any more",
             "There isn't {a job} living above my flat any more",
         ),
-        ended_fact="{n} no longer lives below {a job}",
     ),
     Relation(
         name="job",
         fact="{n} works as {a job}",
-        also=(
-            "{n} is {a job} by profession",
-            "{n}'s job is {a job}",
-        ),
         said=(
             "I work as {a job}",
             "I'm {a job}",
@@ -1544,15 +1483,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not {a job} any more",
             "I gave up being {a job}",
         ),
-        ended_fact="{n} no longer works as {a job}",
     ),
     Relation(
         name="employer",
         fact="{n} works for {company}",
-        also=(
-            "{n}'s employer is {company}",
-            "{n} is employed by {company}",
-        ),
         said=(
             "I work for {company}",
             "My employer is {company}",
@@ -1580,15 +1514,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I handed in my notice at {company} and I'm gone",
             "{company} isn't my employer any more",
         ),
-        ended_fact="{n} no longer works for {company}",
     ),
     Relation(
         name="first_job",
         fact="{n}'s very first job was as {a job}",
-        also=(
-            "{n} started working life as {a job}",
-            "The first work that {n} ever had was as {a job}",
-        ),
         said=(
             "My first job ever was as {a job}",
             "I started out as {a job}",
@@ -1614,10 +1543,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="boss",
         fact="{n}'s boss is called {name}",
-        also=(
-            "{n} reports to {name}",
-            "{name} is the boss of {n}",
-        ),
         said=(
             "My boss is called {name}",
             "I report to {name}",
@@ -1644,15 +1569,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't report to {name} any more",
             "I no longer work under {name}",
         ),
-        ended_fact="{n} no longer reports to {name}",
     ),
     Relation(
         name="colleague_department",
         fact="{n}'s colleague {name} works in {department}",
-        also=(
-            "{n} has a colleague named {name} in {department}",
-            "{name} from {department} is a colleague of {n}",
-        ),
         said=(
             "My colleague {name} works in {department}",
             "I have a colleague called {name} who works in {department}",
@@ -1680,15 +1600,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My colleague {name} has left {department}",
             "I no longer have my colleague {name} in {department}",
         ),
-        ended_fact="{n} no longer has a colleague named {name} in {department}",
     ),
     Relation(
         name="commute_mode",
         fact="{n} gets to work by {commute}",
-        also=(
-            "{n} commutes by {commute}",
-            "{n}'s commute is by {commute}",
-        ),
         said=(
             "I get to work by {commute}",
             "I commute by {commute}",
@@ -1716,15 +1631,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've stopped commuting by {commute}",
             "I gave up getting to work by {commute}",
         ),
-        ended_fact="{n} no longer commutes by {commute}",
     ),
     Relation(
         name="commute_time",
         fact="{n}'s way to work takes {count} minutes",
-        also=(
-            "{n} needs {count} minutes to get to work",
-            "{n} has a commute of {count} minutes",
-        ),
         said=(
             "My commute takes {count} minutes",
             "I need {count} minutes to get to work",
@@ -1751,15 +1661,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't need {count} minutes to get to work any more",
             "The days of my {count} minute commute are over",
         ),
-        ended_fact="{n} no longer needs {count} minutes to get to work",
     ),
     Relation(
         name="work_start",
         fact="{n} starts work at {clock}",
-        also=(
-            "{n}'s working day begins at {clock}",
-            "Work starts at {clock} for {n}",
-        ),
         said=(
             "I start work at {clock}",
             "My working day begins at {clock}",
@@ -1786,15 +1691,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My shift doesn't begin at {clock} any more",
             "I've stopped starting work at {clock}",
         ),
-        ended_fact="{n} no longer starts work at {clock}",
     ),
     Relation(
         name="remote_day",
         fact="{n} works from home on {weekday}s",
-        also=(
-            "{n}'s home office day is {weekday}",
-            "On {weekday}s, {n} works from home",
-        ),
         said=(
             "I work from home on {weekday}s",
             "{weekday} is my home office day",
@@ -1822,15 +1722,10 @@ RELATIONS: tuple[Relation, ...] = (
             "{weekday} isn't my home office day any more",
             "I've stopped working from home on {weekday}s",
         ),
-        ended_fact="{n} no longer works from home on {weekday}s",
     ),
     Relation(
         name="team_meeting",
         fact="{n} has a weekly team meeting on {weekday} at {clock}",
-        also=(
-            "{n}'s team meets every {weekday} at {clock}",
-            "Every {weekday} at {clock}, {n} has a team meeting",
-        ),
         said=(
             "My weekly team meeting is on {weekday} at {clock}",
             "My team meets every {weekday} at {clock}",
@@ -1857,15 +1752,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My team doesn't meet on {weekday} at {clock} any more",
             "The {weekday} meeting of my team has been scrapped",
         ),
-        ended_fact="{n} no longer has a team meeting on {weekday} at {clock}",
     ),
     Relation(
         name="side_job",
         fact="{n} has a side job as {a job}",
-        also=(
-            "{n} earns extra money as {a job}",
-            "Besides the main job, {n} works as {a job}",
-        ),
         said=(
             "I have a side job as {a job}",
             "On the side I work as {a job}",
@@ -1893,15 +1783,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't moonlight as {a job} any more",
             "My side job as {a job} is over",
         ),
-        ended_fact="{n} no longer has a side job as {a job}",
     ),
     Relation(
         name="studies",
         fact="{n} studies {subject}",
-        also=(
-            "{n} is a student of {subject}",
-            "{n}'s field of study is {subject}",
-        ),
         said=(
             "I study {subject}",
             "I'm a student of {subject}",
@@ -1928,15 +1813,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I dropped out of {subject}",
             "I've stopped studying {subject}",
         ),
-        ended_fact="{n} no longer studies {subject}",
     ),
     Relation(
         name="degree",
         fact="{n} has a degree in {subject}",
-        also=(
-            "{n} holds a university degree in {subject}",
-            "{n}'s degree is in {subject}",
-        ),
         said=(
             "I have a degree in {subject}",
             "My degree is in {subject}",
@@ -1963,10 +1843,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="university",
         fact="{n} graduated from {university}",
-        also=(
-            "{n} is a graduate of {university}",
-            "{n}'s old university is {university}",
-        ),
         said=(
             "I graduated from {university}",
             "I went to {university}",
@@ -1992,10 +1868,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="school",
         fact="{n} went to school at {school}",
-        also=(
-            "{n} is a former pupil of {school}",
-            "{n}'s old school is {school}",
-        ),
         said=(
             "I went to school at {school}",
             "My old school is {school}",
@@ -2021,10 +1893,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="certificate",
         fact="{n} holds {a certificate}",
-        also=(
-            "{n} has got {a certificate}",
-            "{n} is the holder of {a certificate}",
-        ),
         said=(
             "I have {a certificate}",
             "I hold {a certificate}",
@@ -2052,15 +1920,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I let my {certificate} lapse",
             "I don't have {a certificate} any more",
         ),
-        ended_fact="{n} no longer holds {a certificate}",
     ),
     Relation(
         name="thesis",
         fact="{n} wrote a thesis about {thesis}",
-        also=(
-            "{n}'s thesis was about {thesis}",
-            "{n} did a thesis on {thesis}",
-        ),
         said=(
             "I wrote my thesis about {thesis}",
             "My thesis was about {thesis}",
@@ -2086,10 +1949,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="speaks",
         fact="{n} speaks {language}",
-        also=(
-            "{n} is able to speak {language}",
-            "{n} is a speaker of {language}",
-        ),
         said=(
             "I speak {language}",
             "I can speak {language}",
@@ -2117,15 +1976,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've forgotten all my {language}",
             "I can't speak {language} any more",
         ),
-        ended_fact="{n} no longer speaks {language}",
     ),
     Relation(
         name="learning",
         fact="{n} is learning {language}",
-        also=(
-            "{n} takes lessons in {language}",
-            "{language} is a language that {n} is trying to learn",
-        ),
         said=(
             "I'm learning {language}",
             "I'm trying to learn {language}",
@@ -2153,15 +2007,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave up on learning {language}",
             "I'm not learning {language} any more",
         ),
-        ended_fact="{n} no longer takes lessons in {language}",
     ),
     Relation(
         name="mother_tongue",
         fact="{n}'s mother tongue is {language}",
-        also=(
-            "{n} is a native speaker of {language}",
-            "{n}'s first language is {language}",
-        ),
         said=(
             "My mother tongue is {language}",
             "I'm a native speaker of {language}",
@@ -2187,10 +2036,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="partner_name",
         fact="{n}'s partner is called {name}",
-        also=(
-            "{n} is in a relationship with {name}",
-            "{name} is the partner of {n}",
-        ),
         said=(
             "My partner is called {name}",
             "I'm in a relationship with {name}",
@@ -2219,15 +2064,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm not together with {name} any more",
             "I've split up with {name}",
         ),
-        ended_fact="{n} no longer is in a relationship with {name}",
     ),
     Relation(
         name="sister_name",
         fact="{n}'s sister is called {woman}",
-        also=(
-            "{n} has a sister named {woman}",
-            "{woman} is the name of {n}'s sister",
-        ),
         said=(
             "My sister is called {woman}",
             "I have a sister named {woman}",
@@ -2254,10 +2094,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="sister_job",
         fact="{n}'s sister {woman} works as {a job}",
-        also=(
-            "{n} has a sister, {woman}, who is {a job}",
-            "{woman}, the sister of {n}, earns a living as {a job}",
-        ),
         said=(
             "My sister {woman} works as {a job}",
             "My sister {woman} is {a job}",
@@ -2285,15 +2121,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My sister {woman} quit the job as {a job}",
             "My sister {woman} isn't {a job} any more",
         ),
-        ended_fact="{n} no longer has a sister, {woman}, working as {a job}",
     ),
     Relation(
         name="brother_job",
         fact="{n}'s brother {man} has a job as {a job}",
-        also=(
-            "{n} has a brother, {man}, who works as {a job}",
-            "{man}, the brother of {n}, is {a job} by profession",
-        ),
         said=(
             "My brother {man} has a job as {a job}",
             "My brother {man} works as {a job}",
@@ -2321,15 +2152,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My brother {man} left his job as {a job}",
             "My brother {man} isn't {a job} any more",
         ),
-        ended_fact="{n} no longer has a brother, {man}, working as {a job}",
     ),
     Relation(
         name="mother_birthplace",
         fact="{n}'s mother was born in {city}",
-        also=(
-            "{n}'s mother is originally from {city}",
-            "{city} is the birthplace of {n}'s mother",
-        ),
         said=(
             "My mother was born in {city}",
             "My mum comes from {city} originally",
@@ -2355,10 +2181,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="father_job",
         fact="{n}'s father works as {a job}",
-        also=(
-            "{n}'s father is {a job} by profession",
-            "{n}'s dad earns a living as {a job}",
-        ),
         said=(
             "My father works as {a job}",
             "My dad is {a job}",
@@ -2385,15 +2207,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My dad has stopped working as {a job}",
             "My dad quit his job as {a job}",
         ),
-        ended_fact="{n} no longer has a father working as {a job}",
     ),
     Relation(
         name="daughter_name",
         fact="{n} has a daughter called {woman}",
-        also=(
-            "{n}'s daughter is named {woman}",
-            "{woman} is the daughter of {n}",
-        ),
         said=(
             "I have a daughter called {woman}",
             "My daughter's name is {woman}",
@@ -2420,10 +2237,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="son_studies",
         fact="{n}'s son {man} studies {subject}",
-        also=(
-            "{n} has a son, {man}, who is a student of {subject}",
-            "{man}, the son of {n}, is enrolled in {subject}",
-        ),
         said=(
             "My son {man} studies {subject}",
             "My son {man} is studying {subject}",
@@ -2451,15 +2264,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My son {man} dropped out of {subject}",
             "My son {man} has given up his studies in {subject}",
         ),
-        ended_fact="{n} no longer has a son, {man}, studying {subject}",
     ),
     Relation(
         name="siblings_count",
         fact="{n} has {number} siblings",
-        also=(
-            "{n} has {number} brothers and sisters",
-            "The number of siblings that {n} has is {number}",
-        ),
         said=(
             "I have {number} siblings",
             "I've got {number} brothers and sisters",
@@ -2485,10 +2293,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="wedding_day",
         fact="{n}'s wedding anniversary is on {day}",
-        also=(
-            "{n} celebrates a wedding anniversary on {day}",
-            "The wedding anniversary of {n} falls on {day}",
-        ),
         said=(
             "My wedding anniversary is on {day}",
             "I got married on {day}",
@@ -2514,10 +2318,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="wedding_city",
         fact="{n} got married in {city}",
-        also=(
-            "{n}'s wedding took place in {city}",
-            "{city} is where {n} got married",
-        ),
         said=(
             "I got married in {city}",
             "My wedding took place in {city}",
@@ -2543,10 +2343,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="engagement",
         fact="{n} got engaged to {name} in {month}",
-        also=(
-            "{n}'s engagement to {name} was in {month}",
-            "In {month}, {n} and {name} got engaged",
-        ),
         said=(
             "I got engaged to {name} in {month}",
             "In {month} I got engaged to {name}",
@@ -2573,15 +2369,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I called off the engagement to {name}",
             "My engagement to {name} is off",
         ),
-        ended_fact="{n} no longer plans to marry {name}",
     ),
     Relation(
         name="grandmother_name",
         fact="{n}'s grandmother is called {woman}",
-        also=(
-            "{n} has a grandmother named {woman}",
-            "The name of {n}'s grandmother is {woman}",
-        ),
         said=(
             "My grandmother is called {woman}",
             "My granny's name is {woman}",
@@ -2607,10 +2398,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="grandfather_country",
         fact="{n}'s grandfather came from {country}",
-        also=(
-            "{n}'s grandfather was from {country}",
-            "{country} is where {n}'s grandfather came from",
-        ),
         said=(
             "My grandfather came from {country}",
             "My grandpa was from {country}",
@@ -2636,10 +2423,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="relative_city",
         fact="{n}'s {relative} lives in {city}",
-        also=(
-            "{n} has {a relative} living in {city}",
-            "The city where {n}'s {relative} lives is {city}",
-        ),
         said=(
             "My {relative} lives in {city}",
             "I have {a relative} living in {city}",
@@ -2667,15 +2450,10 @@ RELATIONS: tuple[Relation, ...] = (
             "My {relative} moved away from {city}",
             "My {relative} has left {city} for good",
         ),
-        ended_fact="{n} no longer has {a relative} in {city}",
     ),
     Relation(
         name="best_friend",
         fact="{n}'s best friend is {name}",
-        also=(
-            "{n} has a best friend called {name}",
-            "{name} is the best friend of {n}",
-        ),
         said=(
             "My best friend is {name}",
             "{name} is my best friend",
@@ -2702,15 +2480,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't call {name} my best friend any more",
             "I stopped being best friends with {name}",
         ),
-        ended_fact="{n} no longer is best friends with {name}",
     ),
     Relation(
         name="friend_since",
         fact="{n} has been friends with {name} since {year}",
-        also=(
-            "{n} has had {name} as a friend since {year}",
-            "The friendship between {n} and {name} began in {year}",
-        ),
         said=(
             "I've been friends with {name} since {year}",
             "I've known my friend {name} since {year}",
@@ -2738,15 +2511,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I've ended my friendship with {name}",
             "{name} isn't a friend of mine any more",
         ),
-        ended_fact="{n} no longer is friends with {name}",
     ),
     Relation(
         name="dog_name",
         fact="{n} has a dog called {pet}",
-        also=(
-            "{n}'s dog is named {pet}",
-            "{pet} is the name of {n}'s dog",
-        ),
         said=(
             "I have a dog called {pet}",
             "My dog's name is {pet}",
@@ -2774,15 +2542,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't have my dog {pet} any more",
             "My dog {pet} has gone to live with somebody else",
         ),
-        ended_fact="{n} no longer has the dog {pet}",
     ),
     Relation(
         name="cat_name",
         fact="{n} has a cat called {pet}",
-        also=(
-            "{n}'s cat is named {pet}",
-            "{pet} is the name of {n}'s cat",
-        ),
         said=(
             "I have a cat called {pet}",
             "My cat's name is {pet}",
@@ -2810,15 +2573,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't have my cat {pet} any more",
             "My cat {pet} has moved in with somebody else",
         ),
-        ended_fact="{n} no longer has the cat {pet}",
     ),
     Relation(
         name="dog_breed",
         fact="{n}'s dog is {a dog_breed}",
-        also=(
-            "{n} has {a dog_breed} as a dog",
-            "The breed of dog that {n} has is {dog_breed}",
-        ),
         said=(
             "My dog is {a dog_breed}",
             "I have {a dog_breed}",
@@ -2845,15 +2603,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave away my {dog_breed}",
             "I found a new owner for my {dog_breed}",
         ),
-        ended_fact="{n} no longer has {a dog_breed}",
     ),
     Relation(
         name="other_animal",
         fact="{n} has {a animal} called {pet}",
-        also=(
-            "{n} keeps {a animal} by the name of {pet}",
-            "{n}'s {animal} is named {pet}",
-        ),
         said=(
             "I have {a animal} called {pet}",
             "My {animal} is called {pet}",
@@ -2881,15 +2634,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I gave away my {animal} {pet}",
             "My {animal} {pet} has found a new home with somebody else",
         ),
-        ended_fact="{n} no longer has {a animal} called {pet}",
     ),
     Relation(
         name="age",
         fact="{n} is {count} years old",
-        also=(
-            "{n}'s age is {count}",
-            "{n} is aged {count}",
-        ),
         said=(
             "I'm {count} years old",
             "I'm {count}",
@@ -2917,15 +2665,10 @@ RELATIONS: tuple[Relation, ...] = (
             "I'm no longer {count} years old",
             "Being {count} is behind me now",
         ),
-        ended_fact="{n} no longer is {count} years old",
     ),
     Relation(
         name="birthday",
         fact="{n}'s birthday is on {day}",
-        also=(
-            "{n} has a birthday on {day}",
-            "{n} celebrates turning a year older on {day}",
-        ),
         said=(
             "My birthday is on {day}",
             "I have my birthday on {day}",
@@ -2951,10 +2694,6 @@ RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="nickname",
         fact="{n}'s nickname is {nickname}",
-        also=(
-            "{n} goes by the nickname {nickname}",
-            "Friends call {n} by the nickname {nickname}",
-        ),
         said=(
             "My nickname is {nickname}",
             "My friends call me {nickname}",
@@ -2981,6 +2720,5 @@ RELATIONS: tuple[Relation, ...] = (
             "I don't go by {nickname} any more",
             "{nickname} isn't my nickname any more",
         ),
-        ended_fact="{n} no longer goes by the nickname {nickname}",
     ),
 )
