@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import nano
@@ -265,7 +266,9 @@ def from_settings(**explicit: Any) -> Core:
 
 def fitted(settings: Settings) -> Settings:
     """The settings as they are; where nano answers, what is not said otherwise is set as it can take it."""
-    if settings.model is not None or not settings.has_model:
+    of_nano = settings.adapters.get("extraction", "")
+    by_folder = bool(of_nano) and Path(of_nano).resolve() == Path(nano.ADAPTERS["extraction"]).resolve()
+    if not by_folder and (settings.model is not None or not settings.has_model):
         return settings
     unsaid = {name: value for name, value in nano.SETTINGS.items() if name not in settings.model_fields_set}
     return settings.model_copy(update=unsaid)

@@ -82,8 +82,9 @@ class Settings(BaseSettings):
     exchange_chars: int = Field(default=4000, ge=200)
     """Longest piece of one message that one extraction sees; longer messages are distilled piece by piece."""
     quoted_facts: bool = False
-    """The extraction expert notes facts in the person's own words, as nano's does: they are kept with who said them,
-    `Ana: I moved to Porto.`"""
+    """The extraction expert notes facts in the person's own words: they are kept with who said them, `Ana: I moved to
+    Porto.`, and never changed into other words or because of what somebody else said. Set where nano is the model or
+    its adapter the extraction expert; say it yourself where a server knows that adapter by a name only."""
     token_budget: int = Field(default=800, ge=16)
     """Default size of a context, in estimated tokens."""
     answer_budget: int | None = Field(default=None, ge=16)

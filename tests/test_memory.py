@@ -488,6 +488,31 @@ def test_facts_in_the_persons_own_words_are_kept_with_who_said_them(tmp_path: Pa
     assert '["Ana: I moved to Rome."]' in shown[0]
 
 
+def test_what_somebody_said_is_changed_by_nobody_else_and_into_no_other_words(tmp_path: Path) -> None:
+    facts = iter(("I live in Lisbon.", "I live in Rome.", "I moved to Porto."))
+    memory = Memory(
+        backend=FakeBackend(
+            extraction=lambda request: says(next(facts)), update=lambda request: decides(("0", "UPDATE", "I moved"))
+        ),
+        store=EdgeFactStore(tmp_path),
+        embedder=WordEmbedder(),
+        settings=Settings(quoted_facts=True, similarity_threshold=-1),
+    )
+    with memory:
+        memory.add([said("I live in Lisbon.", name="Ana")], scope=ANA)
+        memory.add([said("I live in Rome.", name="Bob")], scope=ANA)
+        assert set(texts(memory.facts(scope=ANA))) == {"Ana: I live in Lisbon.", "Bob: I live in Rome."}
+        memory.add([said("I moved to Porto.", name="Bob")], scope=ANA)
+        assert set(texts(memory.facts(scope=ANA))) == {"Ana: I live in Lisbon.", "Bob: I moved to Porto."}
+
+
+async def test_a_streamed_answer_begins_with_its_first_word(tmp_path: Path) -> None:
+    with make(tmp_path, FakeBackend(generation=lambda request: " \n In Lisbon.")) as memory:
+        shown = [event.text for event in memory.stream("Where?", scope=ANA) if isinstance(event, Token)]
+        awaited = [event.text async for event in memory.aio.stream("Where?", scope=ANA) if isinstance(event, Token)]
+    assert "".join(shown) == "".join(awaited) == "In Lisbon."
+
+
 def test_answers_are_given_from_a_context_of_their_own_size(tmp_path: Path) -> None:
     backend = FakeBackend(generation=lambda request: "In Lisbon.")
     parts = {"store": EdgeFactStore(tmp_path), "embedder": WordEmbedder()}

@@ -21,6 +21,7 @@ SCHEMA: dict[str, Any] = {
 }
 MAX_TOKENS = 512
 
+_NAMELESS = "The user"
 _TEXT_KEYS = ("fact", "text", "content", "statement", "memory", "value")
 
 
@@ -110,7 +111,13 @@ def target(facts: Sequence[str]) -> str:
 
 def quote(fact: str, name: str | None) -> str:
     """A fact in the person's own words, with who said it: `Ana: I moved to Porto.`"""
-    return f"{speaker('user', name).removeprefix('user').strip() or 'The user'}: {fact}"
+    return f"{speaker('user', name).removeprefix('user').strip() or _NAMELESS}: {fact}"
+
+
+def may_be_one_person(quote: str, other: str) -> bool:
+    """Whether two quotes can be of the same person: by name, or one of them has none."""
+    names = {text.partition(": ")[0].casefold() for text in (quote, other)}
+    return len(names) == 1 or _NAMELESS.casefold() in names
 
 
 def read(reply_text: str) -> Extraction:

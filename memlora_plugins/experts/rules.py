@@ -7,8 +7,9 @@ The expert names operations; these rules decide which of them are meant, and abo
 - NONE drops a new fact only if the operation repeats that fact, or the old memory has all of its words. If the old
   memory is retired by the same reply, the fact is added after all.
 - DELETE retires an old memory because of a new fact, and that fact is kept: added, unless another operation keeps it.
-- UPDATE keeps the expert's wording if most of it comes from the old memory and the new facts; otherwise the new fact
-  stands as it was said. A second UPDATE of one memory becomes ADD; UPDATE goes before DELETE.
+- UPDATE keeps the expert's wording if most of it comes from the old memory and the new facts; otherwise, and with
+  `verbatim` always, the new fact stands as it was said. A second UPDATE of one memory becomes ADD; UPDATE goes before
+  DELETE.
 - ADD takes the new fact as it was said. An operation about no new fact and no old memory does nothing.
 """
 
@@ -61,9 +62,11 @@ class Said:
     old_memory: str = ""
 
 
-def decide(said: Sequence[Said], old: Sequence[str], new: Sequence[str]) -> tuple[Decision, ...]:
+def decide(
+    said: Sequence[Said], old: Sequence[str], new: Sequence[str], *, verbatim: bool = False
+) -> tuple[Decision, ...]:
     """What happens to `old` and `new`, by the rules above."""
-    rules = _Rules(old, new)
+    rules = _Rules(old, new, verbatim)
     for operation in said:
         if operation.operation != "DELETE":
             rules.hear(operation)
@@ -74,7 +77,8 @@ def decide(said: Sequence[Said], old: Sequence[str], new: Sequence[str]) -> tupl
 
 
 class _Rules:
-    def __init__(self, old: Sequence[str], new: Sequence[str]) -> None:
+    def __init__(self, old: Sequence[str], new: Sequence[str], verbatim: bool) -> None:
+        self._verbatim = verbatim
         self._old = old
         self._new = new
         self._old_index = _first(old)
@@ -147,7 +151,7 @@ class _Rules:
         if text and normalise(text) == normalise(self._old[target]):
             self._none(text, target)  # it changes nothing
             return
-        if not text or not self._grounded(text, target):
+        if not text or self._verbatim or not self._grounded(text, target):
             text = self._new[fact]
         if normalise(text) == normalise(self._old[target]):
             self._known.setdefault(fact, target)

@@ -27,7 +27,8 @@ _WORD = re.compile(r"\w+")
 _STOP_WORDS = frozenset(
     _WORD.findall(
         "a an and are as at be been by for from had has have he her his i in is it its my of on or she that the their "
-        "them they this to user was were who will with"
+        "them they this to user was were who will with "
+        "d ll m re s t ve"  # what is left of "I'd", "she'll" …
     )
 )
 _ARTICLES = frozenset(("a", "an", "the"))

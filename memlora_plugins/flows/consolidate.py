@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConflictError, ReplyError
 from ..experts import update
+from ..experts.extraction import may_be_one_person
 from ..store.base import Change, FactStore, NewSources, Retirement
 from ..types import AddResult, Fact, FactEvent, Failure, Operation, Stage, Turn, Usage, fact_id, normalise
 from .asking import Asked, ask
@@ -71,7 +72,7 @@ class _Answers:
             asked: Asked[update.Decisions] = yield from ask(
                 "update",
                 update.messages(old, new, self._rules.prompt_style("update")),
-                lambda reply: update.read(reply, old, new),
+                lambda reply: update.read(reply, old, new, verbatim=self._rules.quoted_facts),
                 schema=update.SCHEMA,
                 max_tokens=update.MAX_TOKENS,
             )
@@ -98,10 +99,14 @@ def _plan(
         if fact is not None:
             plan.say_again(fact)
     fresh = [text for text, fact in zip(new, known, strict=True) if fact is None]
-    near = yield from store.neighbours(scope, [vectors[text] for text in fresh], limit=rules.neighbours_per_fact)
+    limit = rules.neighbours_per_fact
+    asked_for = 2 * limit if rules.quoted_facts else limit  # some may be of other people
+    near = yield from store.neighbours(scope, [vectors[text] for text in fresh], limit=asked_for)
     asked_about: list[tuple[str, list[Fact]]] = []
     for text, found in zip(fresh, near, strict=True):
         close = [fact for fact, cosine in found if cosine >= rules.similarity_threshold]
+        if rules.quoted_facts:
+            close = [fact for fact in close if may_be_one_person(text, fact.text)][:limit]
         if close:
             asked_about.append((text, close))
         else:

@@ -157,12 +157,14 @@ async def aevents(flow: Flow[Any], io: IO, *, streaming: bool = True) -> AsyncGe
                     result = None
                 elif isinstance(effect, Complete) and effect.stream and streaming:
                     result = None
+                    begun = False
                     async with _closing(io.backend.astream(effect.request)) as pieces:
                         async for piece in pieces:
-                            if isinstance(piece, str):
-                                yield Token(piece)
-                            else:
+                            if not isinstance(piece, str):
                                 result = piece
+                            elif shown := piece if begun else piece.lstrip():
+                                begun = True
+                                yield Token(shown)
                     if result is None:
                         raise RuntimeError(_NO_COMPLETION)
                 else:
@@ -188,10 +190,13 @@ async def _closing(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]
 
 
 def _stream(effect: Complete, io: IO) -> Generator[Token, None, Completion]:
+    begun = False
     for piece in io.backend.stream(effect.request):
         if not isinstance(piece, str):
             return piece
-        yield Token(piece)
+        if shown := piece if begun else piece.lstrip():  # many models begin with a space
+            begun = True
+            yield Token(shown)
     raise RuntimeError(_NO_COMPLETION)
 
 

@@ -240,3 +240,16 @@ def test_injected_memories_are_not_shown_again() -> None:
 )
 def test_a_fact_in_the_persons_own_words_is_kept_with_who_said_it(name: str | None, kept: str) -> None:
     assert extraction.quote("I moved to Porto.", name) == kept
+
+
+@pytest.mark.parametrize(
+    ("quote", "other", "expected"),
+    [
+        ("Ana: I paint.", "ana: I swim.", True),
+        ("Ana: I paint.", "Bob: I swim.", False),
+        ("The user: I paint.", "Bob: I swim.", True),
+        ("Ana: I paint.", "The user: I swim.", True),
+    ],
+)
+def test_quotes_of_two_names_are_of_two_people(quote: str, other: str, expected: bool) -> None:
+    assert extraction.may_be_one_person(quote, other) == expected

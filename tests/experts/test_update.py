@@ -321,3 +321,10 @@ def test_the_servers_grammar_accepts_the_schema(schema: dict[str, Any]) -> None:
     grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
     assert not llguidance.LLMatcher.validate_grammar(grammar)
     assert schema["additionalProperties"] is False
+
+
+def test_verbatim_an_update_keeps_the_new_fact_as_it_was_said() -> None:
+    old, new = ["The user: I live in Rome."], ["The user: I moved to Porto.", "The user: I paint."]
+    reply = json.dumps({"memory": [{"text": "I moved to Porto and paint", "event": "UPDATE", "id": "0"}]})
+    made = update.read(reply, old, new, verbatim=True).items
+    assert made == (Decision("UPDATE", new[0], 0, 0), Decision("ADD", new[1], None, 1))

@@ -26,7 +26,7 @@ LITTLE = Recipe()
 LITTLE = dataclasses.replace(
     LITTLE,
     copy_samples=24,
-    sentence_samples=24,
+    first_samples=24,
     base_samples=36,
     expert_samples=dict.fromkeys(corpus.EXPERTS, 12),
     validation_samples=3,
@@ -34,11 +34,11 @@ LITTLE = dataclasses.replace(
     conversations=2,
     eval_every=2,
     copy=LITTLE.copy.model_copy(update={"threads": 1}),
-    sentences=LITTLE.sentences.model_copy(update={"threads": 1}),
+    first=LITTLE.first.model_copy(update={"threads": 1}),
     base=LITTLE.base.model_copy(update={"threads": 1}),
     expert=LITTLE.expert.model_copy(update={"rank": 4, "threads": 1}),
 )
-STEPS = ("copy", "sentences", "base", *corpus.EXPERTS, "shared")
+STEPS = ("copy", "first", "base", *corpus.EXPERTS, "shared")
 
 
 @dataclass

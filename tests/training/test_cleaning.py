@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scripted import decides, says
 
@@ -133,6 +133,14 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
+@example(
+    [
+        ("0", "UPDATE", "Ana has a cat"),
+        ("4", "DELETE", "Ana has a cat"),
+        ("0", "NONE", "Ana has a cat"),
+        ("4", "ADD", "Ana owns a cat"),
+    ]
+)
 def test_an_update_target_means_what_the_reply_meant_and_no_old_memory_alone(
     items: list[tuple[str, str, str]],
 ) -> None:

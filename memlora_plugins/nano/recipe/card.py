@@ -29,8 +29,8 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   names and nouns from open pools, half of the names invented; in training one value in twenty comes from a pool where
   it does not belong. What is noted is the person's own sentence, with dates for days; a short answer to a question is
   noted as a sentence of its kind.
-- Base: {copy_samples:,} rows of random words to copy; {sentence_samples:,} messages of plain sentences; then
-  {base_samples:,} samples of all: sentences, the three tasks (some with the short prompts, the others without), a few
+- Base: {copy_samples:,} rows of random words to copy; {first_samples:,} samples of the tasks in short form; then
+  {base_samples:,} samples of all: short forms, the three tasks (some with the short prompts, the others without), a few
   full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,} generation samples
   with the short prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
@@ -65,7 +65,7 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         rank=recipe.expert.rank,
         relations=relations,
         copy_samples=recipe.copy_samples,
-        sentence_samples=recipe.sentence_samples,
+        first_samples=recipe.first_samples,
         base_samples=recipe.base_samples,
         extraction=recipe.expert_samples["extraction"],
         update=recipe.expert_samples["update"],

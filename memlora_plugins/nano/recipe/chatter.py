@@ -10,10 +10,8 @@ ADVERBS = (
         "you know",
         "as you know",
         "actually",
-        "for a while now",
-        "as of last week",
     ),
-    *("lately", "last week", "recently", "nowadays", "in fact", "if that matters", "since last month", "by now"),
+    *("lately", "nowadays", "in fact", "if that matters", "by now"),
 )
 """What may stand at the end of a sentence and adds nothing to it."""
 

@@ -31,7 +31,7 @@ def conversation(author: Author, id: str) -> Conversation:
         plan[rng.randrange(_SESSIONS - 1)].append([told])
     changeable = [told for told in first if not told.relation.many]
     for told in rng.sample(changeable, min(_CHANGED, len(changeable))):
-        later = author.another(told, slots(told.relation.answer) - {"n"})
+        later = author.another(told, slots(told.relation.answer))
         current[told.relation.name] = later
         plan[-1].append([later])
     messages: list[tuple[str | None, Message]] = []

@@ -23,9 +23,10 @@ _PROMPTS: dict[Expert, str] = {
 
 Writer = Callable[[Author, PromptStyle, bool], tuple[list[dict[str, str]], str]]
 """(author, style of the prompt, whether there is little in it)"""
-Lesson = Literal["sentence", "exchange", "decision", "question", "task", "chat"]
-"""What a sample of the base teaches: sentences and what is noted of each; each of the three tasks, mostly without
-instruction; any of them with its full prompt; talk."""
+Lesson = Literal["sentence", "verdict", "lookup", "exchange", "decision", "question", "task", "chat"]
+"""What a sample of the base teaches. In short form, where nearly every word matters: sentences and what is noted of
+each, what becomes of a memory, what a memory answers. Then each of the three tasks, mostly without instruction; any of
+them with its full prompt; talk."""
 
 _TAUGHT: Mapping[Lesson, Expert] = {
     "sentence": "extraction",
@@ -80,8 +81,17 @@ def base_samples(
             yield _sample(id, expert, *_WRITERS[expert](author, "full", False))
         elif kind == "chat":
             yield _chat(author, id, dialogues)
+        elif kind == "verdict":
+            yield _asked(id, "update", *memories.verdict(author))
+        elif kind == "lookup":
+            asked, answer = memories.lookup(author)
+            yield _asked(id, "generation", asked, *_as_said([answer]))
         else:
             yield _bare_sample(author, kind, id)
+
+
+def _asked(id: str, expert: Expert, asked: str, reply: str) -> Sample:
+    return _sample(id, expert, [{"role": "user", "content": asked}], reply)
 
 
 def _bare_sample(author: Author, kind: Lesson, id: str) -> Sample:

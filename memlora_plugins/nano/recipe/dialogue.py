@@ -3,13 +3,14 @@
 A fact is noted in the person's own words, as they stand in the message; only days that are told from today ("last
 night") become dates, and what was said wrong and then corrected is noted as meant.
 
-Three kinds of text are made: *train*; *values*, whose names and nouns never occur in training; and *phrasings*, where
+Three kinds of text are made: *train*; *values*, whose names and nouns fill no slot in training; and *phrasings*, where
 the sentences that tell a fact do not.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from ...experts.extraction import Exchange, quote
 from . import chatter
 from .person import to_second
 from .pools import Pools
-from .relation import Relation, fill, slots
+from .relation import PERSON, Relation, fill, slots
 
 Split = Literal["train", "values", "phrasings"]
 
@@ -48,6 +49,7 @@ _OPENED = 0.15  # … it has an opener
 _PADDED = 0.04  # … an adverb that adds nothing
 _SLIPS = 0.02  # … a slip of the tongue, and then its correction
 _JOINED = 0.12  # … it is joined to the next one
+_AS_SAID = 0.3  # … a memory begins and ends as the message it comes from
 _REPLIES = 0.08
 """Share of the single facts that are told by a short answer or a yes, or denied."""
 _FACTS = ((0, 24), (1, 44), (2, 22), (3, 8), (4, 2))  # facts in an exchange, and how often in a hundred
@@ -85,6 +87,11 @@ class Told:
         return fill(self.said, {**self.values, **self.spoken})
 
     @property
+    def lowers(self) -> bool:
+        """Whether the sentence can begin with a small letter."""
+        return not re.match(r"\{|I\b|Dr\b", self.said)
+
+    @property
     def answer(self) -> str:
         """What answers a question about it, as it would stand in a sentence."""
         return fill(self.relation.answer, self.values, capital=False)
@@ -100,10 +107,14 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of a message, and what is noted of it: mostly its end, nothing for chatter."""
+    """A part of a message, and what is noted of it: mostly all of it, nothing for chatter.
+
+    `lowers`: it can begin with a small letter, as it does not begin with a name or with "I".
+    """
 
     text: str
     fact: str = ""
+    lowers: bool = False
 
 
 class Author:
@@ -133,7 +144,7 @@ class Author:
         """The relation with values and a sentence drawn for it."""
         values: dict[str, str] = {}
         spoken: dict[str, str] = {}
-        for slot in sorted(slots(relation.fact) - {"n"}):
+        for slot in sorted(slots(relation.fact) - {PERSON}):
             if slot == "when":
                 spoken[slot] = self.rng.choice(list(_WHEN))
                 day = (date or self.moment()) + timedelta(days=_WHEN[spoken[slot]])
@@ -147,17 +158,23 @@ class Author:
         """The same in a sentence drawn anew, still true, with other values in the slots `changed`."""
         taken = frozenset(told.values.values())
         new = {slot: self.value(slot.rstrip("0123456789"), taken) for slot in sorted(changed - {"when"})}
+        spoken = {**told.spoken, **new}
         if "when" in changed:
-            day = datetime.fromisoformat(told.values["when"]) - timedelta(days=self.rng.randint(3, 300))
-            new["when"] = day.date().isoformat()
+            earlier = timedelta(days=self.rng.randint(3, 300))
+            new["when"] = (datetime.fromisoformat(told.values["when"]) - earlier).date().isoformat()
         said = self.rng.choice(self.sentences(told.relation))
-        values, spoken = {**told.values, **new}, {**told.spoken, **new}
-        return Told(told.relation, told.person, values, said, spoken)
+        return Told(told.relation, told.person, {**told.values, **new}, said, spoken)
 
     def reworded(self, told: Told) -> Told:
         """The same, told in any of its sentences."""
         sentences = told.relation.ended if told.ended else self.sentences(told.relation)
         return replace(told, said=self.rng.choice(sentences))
+
+    def remembered(self, told: Told) -> str:
+        """It as a memory: now and then with all that stood around it in the message."""
+        if self.rng.random() < _AS_SAID:
+            return quote(self.message([told])[1][0], told.person)
+        return told.memory
 
     def sentences(self, relation: Relation) -> tuple[str, ...]:
         """Sentences of a relation that this split may use."""
@@ -185,7 +202,7 @@ class Author:
             return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
         if count == 1 and not told[0].ended and self.split != "phrasings" and self.rng.random() < _REPLIES:
             return self._reply(told[0], person, date)
-        text, facts = self._message(told)
+        text, facts = self.message(told)
         return Scene(Exchange(text, person, self.assistant(), date=date), facts)
 
     def plain_scene(self) -> Scene:
@@ -199,9 +216,9 @@ class Author:
 
     def say(self, told: Sequence[Told]) -> str:
         """The message that tells it all, in order."""
-        return self._message(told)[0]
+        return self.message(told)[0]
 
-    def _message(self, told: Sequence[Told]) -> tuple[str, tuple[str, ...]]:
+    def message(self, told: Sequence[Told]) -> tuple[str, tuple[str, ...]]:
         """The message that tells it all, in order, and what is noted of it."""
         rng = self.rng
         parts: list[_Part] = []
@@ -251,10 +268,9 @@ class Author:
             text = shape.format(answer)
             noted = replace(told, said=told.relation.said[0])
             return Scene(Exchange(text, person, to_second(self.question(told)), date=date), (f"{noted.fact}.",))
-        claim = to_second(told.sentence)
-        said = rng.choice(("So {0}?", "If I got it right, {0}?", "{0}, right?", "Do I understand that {0}?")).format(
-            claim[:1].lower() + claim[1:]
-        )
+        asked = rng.choice(("So {0}?", "If I got it right, {0}?", "{0}, right?", "Do I understand that {0}?"))
+        inside = not asked.startswith("{") and (told.lowers or told.said[0] == "I")
+        said = asked.format(_lowered(to_second(told.sentence), inside))
         if rng.random() < 0.7:
             return Scene(Exchange(rng.choice(chatter.AGREEING), person, said, date=date), (f"{told.fact}.",))
         return Scene(Exchange(rng.choice(chatter.DENYING), person, said, date=date), ())
@@ -269,24 +285,26 @@ class Author:
     def _sentence(self, told: Told) -> _Part:
         rng = self.rng
         spoken = {**told.values, **told.spoken}
-        text, fact = told.sentence, told.fact
-        own = sorted(slots(told.relation.fact) - {"n", "when"})
+        text, fact, lowers = told.sentence, told.fact, told.lowers
+        own = sorted(slots(told.relation.fact) - {PERSON, "when"})
         slipped = None
         if own and not told.ended and rng.random() < _SLIPS:
             slot = rng.choice(own)
             slipped = self.value(slot.rstrip("0123456789"), frozenset(spoken.values()))
             text = fill(told.said, {**spoken, slot: slipped})
-        if rng.random() < _PADDED:
+        if rng.random() < _PADDED and not told.ended and "when" not in told.values:
             padding = f" {rng.choice(chatter.ADVERBS)}"
             text, fact = text + padding, fact + padding
         if rng.random() < _OPENED:
             opener = rng.choice(chatter.OPENERS)
-            text = _after_opener(opener, text)
-            fact = fact if opener[-1] in ".!?" else _after_opener(opener, fact)
+            alone = opener[-1] in ".!?"
+            text = f"{opener} {_lowered(text, lowers and not alone)}"
+            fact = fact if alone else f"{opener} {_lowered(fact, lowers)}"
+            lowers = True
         if slipped is None:
-            return _Part(text, fact)
+            return _Part(text, fact, lowers)
         correction = rng.choice(chatter.CORRECTIONS).format(old=slipped, new=spoken[slot])
-        return _Part(f"{text}. {correction}", fact)
+        return _Part(f"{text}. {correction}", fact, lowers)
 
     def _joined(self, parts: Sequence[_Part]) -> tuple[str, tuple[str, ...]]:
         """The parts as one text with punctuation, and what is noted of them, as it stands there."""
@@ -297,11 +315,11 @@ class Author:
             last = place == len(parts) - 1
             closed = part.text[-1:] in ".!?:)"
             end = "" if closed else rng.choices((".", "!", "", "..."), (70, 12, 14 if last else 0, 4))[0]
-            follows = not last and end == "." and rng.random() < _JOINED and _can_follow(parts[place + 1].text)
-            joined_on = text.endswith((", and", ";"))
-            said = _lowered(part.text) if joined_on else part.text
+            follows = not last and end == "." and rng.random() < _JOINED and bool(parts[place + 1].fact)
+            lowers = part.lowers and text.endswith((", and", ";"))
+            said = _lowered(part.text, lowers)
             if part.fact:
-                fact = _lowered(part.fact) if joined_on and part.text[:1] == part.fact[:1] else part.fact
+                fact = _lowered(part.fact, lowers and part.text[:1] == part.fact[:1])
                 facts.append(fact if follows else fact + ("." if closed and part.fact[-1] not in ".!?" else end))
             text += (" " if text else "") + said + (rng.choice((", and", ";")) if follows else end)
         return text, tuple(facts)
@@ -322,27 +340,9 @@ def _split(sentences: Sequence[str], held_out: int, *, held: bool) -> tuple[str,
     return tuple(text for text in sentences if (text in kept) == held)
 
 
-def _after_opener(opener: str, text: str) -> str:
-    return f"{opener} {text if opener[-1] in '.!?' else _lowered(text)}"
-
-
-def _lowered(text: str) -> str:
-    first = text.split(" ", 1)[0]
-    plain = first in _LOWERED and text != first
-    return text[:1].lower() + text[1:] if plain else text
-
-
-def _can_follow(text: str) -> bool:
-    return text.split(" ", 1)[0] in {*_LOWERED, "I", "I'm", "I've", "I'd", "I'll"}
+def _lowered(text: str, lowers: bool) -> str:
+    return text[:1].lower() + text[1:] if lowers else text
 
 
 def _has_names(told: Sequence[Told]) -> bool:
-    return any(value[:1].isupper() for one in told for slot, value in one.values.items() if slot != "n")
-
-
-_LOWERED = frozenset(
-    """
-    My The It It's There There's We We've Our At In On For These This Every Nothing Nobody Most Since After When
-    Whenever If You A An Once Everyone Some Lately Nowadays Last Next What One Honestly Currently
-    """.split()
-)
+    return any(value[:1].isupper() for one in told for value in one.values.values())

@@ -47,15 +47,17 @@ SCORES = "scores.json"
 Say = Callable[[str], None]
 
 _SHARED: Final = "shared"
+_FIRST_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 40, "verdict": 30, "lookup": 30}
 _BASE_SHARES: Mapping[corpus.Lesson, int] = {
-    "sentence": 120,
-    "exchange": 460,
-    "decision": 270,
-    "question": 120,
+    "sentence": 50,
+    "verdict": 120,
+    "lookup": 120,
+    "exchange": 410,
+    "decision": 170,
+    "question": 100,
     "task": 10,
     "chat": 20,
 }
-_SENTENCE: Mapping[corpus.Lesson, int] = {"sentence": 1}
 
 _BASE = TrainingOptions(
     full=True,
@@ -69,8 +71,8 @@ _BASE = TrainingOptions(
     epochs=1,
     patience=1_000,
 )
-_SENTENCES = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
-_COPY = _SENTENCES.model_copy(update={"warmup": 0.25})
+_FIRST = _BASE.model_copy(update={"schedule": "constant"})  # the base goes on from there
+_COPY = _FIRST.model_copy(update={"warmup": 0.25})
 _EXPERT = TrainingOptions(
     rank=64,
     alpha=128,
@@ -91,11 +93,11 @@ class Recipe:
     seed: int = 7
     copy_samples: int = 2_000
     """Rows of random words to repeat, before anything else."""
-    sentence_samples: int = 12_000
-    """Plain sentences, and what is noted of each."""
-    base_samples: int = 100_000
+    first_samples: int = 60_000
+    """The three tasks in short form."""
+    base_samples: int = 90_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 8_000, "update": 8_000, "generation": 3_000}
+        default_factory=lambda: {"extraction": 8_000, "update": 7_000, "generation": 4_000}
     )
     validation_samples: int = 300
     test_samples: int = 400
@@ -104,7 +106,7 @@ class Recipe:
     eval_every: int = 500
     """Steps between two validations."""
     copy: TrainingOptions = _COPY
-    sentences: TrainingOptions = _SENTENCES
+    first: TrainingOptions = _FIRST
     base: TrainingOptions = _BASE
     expert: TrainingOptions = _EXPERT
 
@@ -167,7 +169,7 @@ class Kitchen:
         made_of = {"recipe": digest(repr(taught)), "text": digest(self._excerpt())}
         check_same(self._work / "recipe.json", made_of)
         self._step("copy", self._make_blank)
-        self._step("sentences", self._make_sentences)
+        self._step("first", self._make_first)
         self._step("base", self._make_base)
         for expert in corpus.EXPERTS:
             self._step(expert, partial(self._make_expert, expert))
@@ -184,7 +186,11 @@ class Kitchen:
     def _excerpt(self) -> list[str]:
         """Some of the training text, to know it by."""
         author = self.author("train", 0)
-        base = corpus.base_samples(author, 300, shares=_BASE_SHARES, dialogues=[], prefix="")
+        base = [
+            sample
+            for shares in (_FIRST_SHARES, _BASE_SHARES)
+            for sample in corpus.base_samples(author, 300, shares=shares, dialogues=[], prefix="")
+        ]
         tasks = [sample for expert in corpus.EXPERTS for sample in corpus.samples(author, expert, 100, prefix="")]
         return [sample.model_dump_json() for sample in (*base, *tasks)]
 
@@ -212,19 +218,19 @@ class Kitchen:
         )
         return self._train(_SHARED, new, lessons, check, self._work / "trained-copy", recipe.copy)
 
-    def _make_sentences(self) -> dict[str, float]:
+    def _make_first(self) -> dict[str, float]:
         recipe = self._recipe
-        lessons = self._base_text(self.author("train", 2), recipe.sentence_samples, _SENTENCE)
-        check = self._base_text(self.author("values", 3), recipe.validation_samples, _SENTENCE)
-        copying, out = self._work / "trained-copy", self._work / "trained-sentences"
-        return self._train(_SHARED, copying, lessons, check, out, recipe.sentences)
+        lessons = self._base_text(self.author("train", 2), recipe.first_samples, _FIRST_SHARES)
+        check = self._base_text(self.author("values", 3), recipe.validation_samples, _FIRST_SHARES)
+        copying, out = self._work / "trained-copy", self._work / "trained-first"
+        return self._train(_SHARED, copying, lessons, check, out, recipe.first)
 
     def _make_base(self) -> dict[str, float]:
         recipe = self._recipe
         lessons = self._base_text(self.author("train", 0), recipe.base_samples)
         check = self._base_text(self.author("values", 1), recipe.validation_samples)
         trained = self._work / "trained-base"
-        figures = self._train(_SHARED, self._work / "trained-sentences", lessons, check, trained, recipe.base)
+        figures = self._train(_SHARED, self._work / "trained-first", lessons, check, trained, recipe.base)
         blank.halve(trained, self._work / "nano" / "base")
         return figures
 

@@ -9,15 +9,18 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal
 
+from ...experts.extraction import quote
 from ...experts.rules import Decision
 from ...types import Hit, Role
 from . import chatter
 from .dialogue import UNKNOWN, Author, Told
 from .person import to_third
-from .relation import Relation, slots
+from .relation import PERSON, Relation, slots
 
 _DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
-_CASES = (("changed", 30), ("another", 14), ("same", 16), ("detail", 8), ("less", 5), ("over", 15), ("new", 12))
+_CASES = (("changed", 34), ("another", 8), ("same", 17), ("detail", 8), ("less", 4), ("over", 16), ("new", 13))
+_SOMEBODY = 0.25  # … somebody else has told the same of themselves, where a question names its person
+_UNKNOWN = 0.12  # … nothing that is remembered answers a bare question
 _ALIKE = 0.4  # how often the old memory is told in the sentence of the new fact
 
 NOTED = "I will remember that."
@@ -56,7 +59,7 @@ def bank(author: Author, *, plain: bool = False) -> Bank:
     rng = author.rng
     person = author.person()
     count = 1 if plain else rng.choices((1, 2, 3), (70, 22, 8))[0]
-    relations = rng.sample(author.relations, count + rng.choice((0, 0, 1, 1, 2) if plain else (0, 0, 1, 2, 3, 4, 5)))
+    relations = rng.sample(author.relations, count + rng.choice((0, 0, 1, 1, 2) if plain else (0, 1, 1, 2, 2, 3)))
     old: list[str] = []
     new: list[str] = []
     wanted: list[tuple[str, str, str | None]] = []  # operation, new fact, old memory
@@ -68,12 +71,11 @@ def bank(author: Author, *, plain: bool = False) -> Bank:
         new.append(fact)
         wanted.append((operation, fact, before[0] if operation != "ADD" else None))
     for relation in relations[count:]:
-        other = author.value("name") if rng.random() < 0.2 else person
-        fact = author.tell(relation, other, None).memory
+        fact = author.remembered(author.tell(relation, person, None))
         if fact not in old and fact not in new:
             old.append(fact)
     if not old:
-        fact = author.tell(rng.choice(author.relations), person, None).memory
+        fact = author.remembered(author.tell(rng.choice(author.relations), person, None))
         old = [fact] if fact not in new else ["Nothing is known yet"]
     rng.shuffle(old)
     decisions = []
@@ -97,25 +99,50 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
     rng = author.rng
     names, weights = zip(*_CASES, strict=True)
     case = rng.choices(names, weights)[0]
-    told = author.reworded(author.tell(relation, person, None))
-    answer = slots(relation.answer) - {"n"}
-    key = slots(relation.fact) - answer - {"n"}
+    told = author.tell(relation, person, None)
+    fact = author.remembered(told)
+    answer = slots(relation.answer)
+    key = slots(relation.fact) - answer - {PERSON}
+
+    def earlier(changed: set[str]) -> str:
+        other = author.another(told, changed)
+        return author.remembered(replace(other, said=told.said) if rng.random() < _ALIKE else other)
+
     if case == "over" and relation.ended:
-        return [told.memory], author.reworded(replace(told, ended=True)).memory, "DELETE"
-    alike = rng.random() < _ALIKE
+        return [fact], author.remembered(author.reworded(replace(told, ended=True))), "DELETE"
     if case == "changed" and not relation.many and answer:
-        earlier = author.another(told, answer)
-        return [(replace(earlier, said=told.said) if alike else earlier).memory], told.memory, "UPDATE"
-    if case in ("changed", "another") and answer and (relation.many or key):
-        other = author.another(told, answer | key)
-        return [(replace(other, said=told.said) if alike else other).memory], told.memory, "ADD"
+        return [earlier(answer)], fact, "UPDATE"
+    if case == "another" and answer and (relation.many or key):
+        return [earlier(answer | key)], fact, "ADD"
     if case == "same":
-        return [told.memory], author.reworded(told).memory, "NONE"
+        return [fact], author.remembered(author.reworded(told)), "NONE"
     if case in ("detail", "less"):
         detail = rng.choice(_DETAILS).format(year=author.value("year"), name=author.value("name"))
         more = f"{told.memory.removesuffix('.')}{detail}."
         return ([told.memory], more, "UPDATE") if case == "detail" else ([more], told.memory, "NONE")
-    return [], told.memory, "ADD"
+    return [], fact, "ADD"
+
+
+def verdict(author: Author) -> tuple[str, str]:
+    """A few old memories and a new fact, and the bare operation: the number of the memory behind its name."""
+    about = bank(author, plain=True)
+    meant = next((one for one in about.decisions if one.operation == "DELETE"), about.decisions[0])
+    lines = [f"{number} {text}" for number, text in enumerate(about.old)]
+    told = "" if meant.target is None else f" {meant.target}"
+    return "\n".join((*lines, f"New: {about.new[0]}")), f"{meant.operation}{told}"
+
+
+def lookup(author: Author) -> tuple[str, str]:
+    """A few memories and a question, and its answer."""
+    rng = author.rng
+    person = author.person()
+    usable = [relation for relation in author.relations if slots(relation.answer)]
+    told = [author.tell(relation, person, author.moment()) for relation in rng.sample(usable, rng.randint(1, 3))]
+    question, answer = author.question(told[0]), told[0].answer
+    if len(told) > 1 and rng.random() < _UNKNOWN:
+        told, answer = told[1:], UNKNOWN
+    rng.shuffle(told)
+    return "\n".join((*(one.memory for one in told), question)), answer
 
 
 def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Query:
@@ -128,20 +155,23 @@ def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Que
     relations = rng.sample(usable, rng.randint(1, 3) if plain else rng.randint(2, 6))
     noted = partial(_hits, author, notes_only=plain)
     asked, *others = relations
-    told = author.tell(asked, person, now)
+    moment = _before(rng, now, 100)
+    told = author.tell(asked, person, moment)
     question = author.question(told, held_out=held_out)
-    if person is not None and rng.random() < 0.6:
-        question = to_third(question, person)
+    by_name = person is not None and rng.random() < 0.6
+    if by_name:
+        question = to_third(question, str(person))
     hits: list[Hit] = []
     answer = told.answer
     kinds, weights = zip(*_KINDS, strict=True)
     kind: Kind = rng.choices(kinds, weights)[0]
+    if kind == "changed" and asked.many:
+        kind = "known"
     if kind in ("known", "changed"):
-        moment = _before(rng, now, 100)
-        if kind == "changed" and not asked.many:
-            earlier = author.another(told, slots(asked.answer) - {"n"})
-            hits += noted(earlier, person, _before(rng, moment, 80), turn_only=True)
-        hits += noted(told, person, moment)
+        if kind == "changed":
+            earlier = author.another(told, slots(asked.answer))
+            hits += noted(earlier, _before(rng, moment, 80), turn_only=True)
+        hits += noted(told, moment)
     elif kind == "unknown":
         answer = UNKNOWN
     elif rng.random() < 0.65:
@@ -149,13 +179,17 @@ def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Que
     else:
         question, answer = author.small_talk(questions=False), ONLY_MEMORY
     for relation in others:
-        if relation.name != asked.name:
-            moment = _before(rng, now, 180)
-            hits += noted(author.tell(relation, person, moment), person, moment)
-    key = slots(asked.fact) - slots(asked.answer) - {"n"}
-    if key and rng.random() < 0.3:  # the same about somebody else
         moment = _before(rng, now, 180)
-        hits += noted(author.another(told, {*key, *slots(asked.answer)} - {"n"}), person, moment)
+        hits += noted(author.tell(relation, person, moment), moment)
+    key = slots(asked.fact) - slots(asked.answer) - {PERSON}
+    if key and rng.random() < 0.3:  # the same about something else
+        moment = _before(rng, now, 180)
+        dated = "when" in key | slots(asked.answer)
+        other = author.tell(asked, person, moment) if dated else author.another(told, key | slots(asked.answer))
+        hits += noted(other, moment)
+    if by_name and rng.random() < _SOMEBODY:  # the same of somebody else
+        moment = _before(rng, now, 180)
+        hits += noted(author.tell(asked, author.value("name"), moment), moment)
     if not plain and rng.random() < 0.25:
         hits.append(_turn(author, author.small_talk(), person, _before(rng, now, 180)))
     if not plain and rng.random() < 0.15 and (line := author.assistant()):
@@ -169,22 +203,18 @@ def _before(rng: random.Random, moment: datetime, days: int) -> datetime:
 
 
 def _hits(
-    author: Author,
-    told: Told,
-    person: str | None,
-    moment: datetime,
-    *,
-    turn_only: bool = False,
-    notes_only: bool = False,
+    author: Author, told: Told, moment: datetime, *, turn_only: bool = False, notes_only: bool = False
 ) -> Sequence[Hit]:
     """A fact as a note, as what was said, or both."""
     rng = author.rng
     form = "fact" if notes_only else "turn" if turn_only else rng.choices(("fact", "turn", "both"), (50, 20, 30))[0]
+    text, facts = author.message([told])
+    note = told.memory if form == "fact" else quote(facts[0], told.person)
     hits: list[Hit] = []
     if form != "turn":
-        hits.append(Hit(kind="fact", text=told.memory, score=1.0, id=str(rng.random()), created_at=moment))
+        hits.append(Hit(kind="fact", text=note, score=1.0, id=str(rng.random()), created_at=moment))
     if form != "fact":
-        hits.append(_turn(author, author.say([told]), person, moment))
+        hits.append(_turn(author, text, told.person, moment))
     return hits
 
 
