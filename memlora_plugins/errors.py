@@ -23,6 +23,7 @@ MemloraError
 │   ├── BackendUnavailableError           not reachable, or still failing after the retries
 │   ├── BackendTimeoutError               no answer within the read timeout
 │   ├── BackendRequestError               the server refused the request (4xx); retrying cannot help
+│   │   └── PromptTooLongError            prompt and reply do not fit into the context window
 │   ├── ServerStartError                  the vLLM server did not become healthy; carries the log's tail
 │   └── AdapterError                      an adapter cannot be served
 │       ├── AdapterInvalidError           its files break a rule of the server (rank, DoRA, bias, name…)
@@ -139,6 +140,10 @@ class BackendRequestError(BackendError):
     def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+class PromptTooLongError(BackendRequestError):
+    """The prompt and the room that its reply may take do not fit into the model's context window."""
 
 
 class ServerStartError(BackendError):

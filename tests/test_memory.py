@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import FakeBackend, WordEmbedder, decides, says, user_line
+from scripted import FakeBackend, Reply, WordEmbedder, decides, says, user_line
 
 from memlora_plugins import (
     AddResult,
@@ -35,6 +35,7 @@ from memlora_plugins import (
     MessageError,
     NotFoundError,
     NotPortableError,
+    PromptTooLongError,
     ReplyError,
     RetiredError,
     Scope,
@@ -43,6 +44,7 @@ from memlora_plugins import (
     Stage,
     Token,
 )
+from memlora_plugins.experts import update
 from memlora_plugins.serving.base import Completion, Request
 
 ANA, BOB = Scope("ana"), Scope("bob")
@@ -420,6 +422,31 @@ def test_a_cut_reply_is_asked_again_with_more_room_and_salvaged_if_cut_again(tmp
         assert second.max_tokens == 2 * first.max_tokens
         assert [event.fact.text for event in result.events] == ["Likes tea"]
         assert "cut off" in str(result.errors[0])
+        assert result.pending == ()
+
+
+def test_a_cut_reply_is_salvaged_where_a_longer_one_has_no_room(tmp_path: Path) -> None:
+    replies = iter(
+        [Completion('{"facts":["Likes tea","Likes mi', "length"), PromptTooLongError("too long", status=400)]
+    )
+    with make(tmp_path, FakeBackend(extraction=lambda r: next(replies))) as memory:
+        result = memory.add([said("tea and milk")], scope=ANA)
+        assert [event.fact.text for event in result.events] == ["Likes tea"]
+        assert "cut off" in str(result.errors[0])
+
+
+def test_facts_too_long_to_compare_are_compared_in_parts_and_at_last_added_as_they_are(tmp_path: Path) -> None:
+    def roomy_for_one(request: Request) -> Reply:
+        _, new = update.lists(str(request.messages[-1]["content"]))
+        too_long = len(new) > 1 or "anchovy" in new[0]
+        return PromptTooLongError("The window is full.", status=400) if too_long else keep_all(request)
+
+    with updating(tmp_path, roomy_for_one) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        more = ["Likes tuna pizza", "Likes anchovy pizza", "Likes green pizza", "Likes black anchovy pizza"]
+        result = memory.add([said("".join(f"«{text}»" for text in more))], scope=ANA)
+        assert [event.fact.text for event in result.events] == more
+        assert [(failure.stage, str(failure.error)) for failure in result.errors] == [("update", "The window is full.")]
         assert result.pending == ()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..errors import ReplyError
+from ..errors import PromptTooLongError, ReplyError
 from ..serving.base import ChatMessage, Expert, Request
 from ..types import Usage
 from .effects import Complete, Flow
@@ -45,7 +45,8 @@ def ask(
     """Ask `expert`; once more if the reply cannot be read, or with twice the room if it was cut off.
 
     Raises:
-        ReplyError: the second reply cannot be read either.
+        ReplyError: the second reply cannot be read either, or the model's window has no room for a longer one.
+        PromptTooLongError: not even the first reply has room.
         BackendError: as the backend raises it.
     """
     first = yield from Complete(Request(expert, messages, schema, max_tokens))
@@ -58,7 +59,10 @@ def ask(
         pass  # asked again below; the second failure is raised
     room = max_tokens * 2 if cut else max_tokens
     temperature = 0.0 if cut else RETRY_TEMPERATURE
-    second = yield from Complete(Request(expert, messages, schema, room, temperature))
+    try:
+        second = yield from Complete(Request(expert, messages, schema, room, temperature))
+    except PromptTooLongError:  # no room for a longer reply: the first is all there is
+        return Asked(read(first.text), first.usage, truncated=True)
     reading = read(second.text)
     truncated = reading.truncated or second.finish_reason == "length"
     return Asked(reading, first.usage + second.usage, truncated)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ..errors import ConflictError, ReplyError
+from ..errors import ConflictError, PromptTooLongError, ReplyError
 from ..experts import update
 from ..experts.extraction import may_be_one_person
 from ..store.base import Change, FactStore, NewSources, Retirement
@@ -36,6 +36,8 @@ def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules
     Raises:
         ConflictError: it kept happening, or the turn was distilled or erased by somebody else.
         ReplyError, BackendError, EmbeddingError: nothing was changed.
+
+    What is too long to be compared with its neighbours is added as it is, and the result's `errors` say so.
     """
     new = list({normalise(text): text for text in texts}.values())
     embedded = yield from Embed(new)
@@ -62,8 +64,16 @@ class _Answers:
         self._turn = turn
         self._rules = rules
         self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], update.Decisions] = {}
+        self._failed: dict[str, Failure] = {}
         self.usage = Usage()
-        self.errors: tuple[Failure, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Failure, ...]:
+        """What was kept without a decision, each reason once."""
+        return tuple(self._failed.values())
+
+    def failed(self, error: ReplyError | PromptTooLongError) -> None:
+        self._failed.setdefault(str(error), Failure("update", error, (self._turn.id,)))
 
     def about(self, old: Sequence[str], new: Sequence[str]) -> Flow[update.Decisions]:
         key = (tuple(old), tuple(new))
@@ -78,8 +88,7 @@ class _Answers:
             )
             self.usage += asked.usage
             if asked.truncated:
-                error = ReplyError("The reply was cut off twice; new facts it did not reach were added as they are.")
-                self.errors = (Failure("update", error, (self._turn.id,)),)
+                self.failed(ReplyError("The reply was cut off; new facts it did not reach were added as they are."))
             self._known[key] = asked.reading
         return self._known[key]
 
@@ -112,17 +121,31 @@ def _plan(
         else:
             plan.add(text)
     for start in range(0, len(asked_about), _FACTS_AT_ONCE):
-        group = asked_about[start : start + _FACTS_AT_ONCE]
-        old = list({fact.id: fact for _, close in group for fact in close}.values())
-        about = [text for text, _ in group]
-        decisions = yield from answers.about([fact.text for fact in old], about)
-        plan.follow(decisions, old, about)
+        yield from _compare(plan, asked_about[start : start + _FACTS_AT_ONCE], answers)
     missing = [fact.text for fact in plan.added if fact.text not in vectors]  # texts that the update expert merged
     if missing:
         embedded = yield from Embed(missing)
         vectors.update(zip(missing, embedded, strict=True))
     plan.vectors = vectors
     return plan
+
+
+def _compare(plan: _Plan, group: Sequence[tuple[str, list[Fact]]], answers: _Answers) -> Flow[None]:
+    """Put new facts and their neighbours before the update expert, in two parts where the prompt is too long."""
+    old = list({fact.id: fact for _, close in group for fact in close}.values())
+    about = [text for text, _ in group]
+    try:
+        decisions = yield from answers.about([fact.text for fact in old], about)
+    except PromptTooLongError as error:
+        if len(group) == 1:
+            answers.failed(error)
+            plan.add(about[0])
+            return
+        half = len(group) // 2
+        yield from _compare(plan, group[:half], answers)
+        yield from _compare(plan, group[half:], answers)
+        return
+    plan.follow(decisions, old, about)
 
 
 class _Plan:

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AdapterInvalidError, BackendRequestError, BackendUnavailableError, SettingsError
+from ..errors import (
+    AdapterInvalidError,
+    BackendRequestError,
+    BackendUnavailableError,
+    PromptTooLongError,
+    SettingsError,
+)
 from ..types import clean_text
 from .adapters import Adapter, check_base
 from .base import ChatMessage, Request
@@ -108,8 +114,8 @@ class Checkpoint:
         """`request` as tokens, with its limits and grammar.
 
         Raises:
-            BackendRequestError: messages that the chat template refuses, images, an unusable schema or setting, or
-                a prompt and reply that do not fit into the context window.
+            BackendRequestError: messages that the chat template refuses, images, or an unusable schema or setting.
+            PromptTooLongError: prompt and reply do not fit into the context window.
         """
         if request.max_tokens < 1:
             raise BackendRequestError(f"max_tokens must be at least 1, got {request.max_tokens}.", status=400)
@@ -117,7 +123,7 @@ class Checkpoint:
             raise BackendRequestError(f"temperature must be 0 or more, got {request.temperature}.", status=400)
         prompt = self._prompt(request)
         if len(prompt) + request.max_tokens > self.window:
-            raise BackendRequestError(
+            raise PromptTooLongError(
                 f"The model's context window is {self.window} tokens; the prompt has {len(prompt)} and the reply may "
                 f"take {request.max_tokens}. Shorten the messages or lower max_tokens.",
                 status=400,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BackendError, BackendRequestError, BackendUnavailableError
+from ..errors import BackendError, BackendRequestError, BackendUnavailableError, PromptTooLongError
 
 if TYPE_CHECKING:
     import httpx
@@ -15,6 +16,7 @@ LONGEST_RETRY_AFTER = 60.0
 """Seconds. A server that asks for a longer pause gets an error instead of a caller that hangs."""
 
 _LONGEST_QUOTE = 300
+_TOO_LONG = re.compile(r"(context|model) (length|window)|too (long|large|many tokens)|maximum .{0,40}tokens", re.I)
 
 
 class Again(Exception):
@@ -60,6 +62,11 @@ def status_error(response: httpx.Response, url: str, hint: str, secret: str = ""
     if 300 <= status < 400:
         target = response.headers.get("location", "nowhere")
         return BackendRequestError(f"{url} redirects to {target}; set base_url to the final address.", status=status)
+    if status in (400, 413, 422) and _TOO_LONG.search(said):
+        shorter = "Shorten the messages or lower max_tokens."
+        return PromptTooLongError(
+            f"{url} refused the request with {status}: {_sentence(said)} {shorter}", status=status
+        )
     advice = {401: "Check api_key.", 403: "Check api_key.", 404: hint}.get(status, "Sending it again cannot help.")
     return BackendRequestError(f"{url} refused the request with {status}: {_sentence(said)} {advice}", status=status)
 

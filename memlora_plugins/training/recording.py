@@ -7,7 +7,6 @@ calls, else by the teacher, and what it teaches is noted.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -15,7 +14,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from ..errors import BackendError, BackendRequestError, BackendTimeoutError, BackendUnavailableError, DatasetError
+from ..errors import (
+    BackendError,
+    BackendRequestError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    DatasetError,
+    PromptTooLongError,
+)
 from ..evaluation.usage import ExpertUsage
 from ..experts import extraction, update
 from ..serving.base import ChatMessage, Completion, Expert, PromptStyle, Request
@@ -30,7 +36,6 @@ FAILURES_IN_A_ROW = 8
 """So many failed calls without one that succeeds mean that the teacher is down."""
 
 _WRONG_ADDRESS = (401, 403, 404)  # key, model or path: no other call can do better
-_TOO_LONG = re.compile(r"context (length|window)|too (long|large|many tokens)|maximum .{0,40}tokens", re.I)
 _FIRST_ROOM = {"extraction": extraction.MAX_TOKENS, "update": update.MAX_TOKENS}
 
 
@@ -239,8 +244,8 @@ def _why(error: BackendError) -> str:
     """The reason for a question without an answer, in a few words that can be counted."""
     if isinstance(error, BackendTimeoutError):
         return "timed out"
+    if isinstance(error, PromptTooLongError):
+        return "prompt too long"
     if isinstance(error, BackendRequestError):
-        if error.status in (400, 413, 422) and _TOO_LONG.search(str(error)):
-            return "prompt too long"
         return "no chat completion" if error.status == 200 else "refused"
     return "unavailable"

@@ -19,6 +19,7 @@ from memlora_plugins.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
     ClosedError,
+    PromptTooLongError,
     SettingsError,
 )
 from memlora_plugins.serving import http
@@ -327,6 +328,20 @@ async def test_replies_that_are_none(fake_server, backend, world, reason, error)
 async def test_odd_error_bodies_are_readable(fake_server, backend, world, raw):
     fake_server.fail(Fault(418, raw=raw))
     with pytest.raises(BackendRequestError, match=r"418: (flat|I'm a Teapot)"):
+        await world.complete(backend, SAY)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.",
+        "The decoder prompt (length 4100) is longer than the maximum model length of 4096 tokens.",
+        "Input is too long for requested model.",
+    ],
+)
+async def test_a_prompt_beyond_the_context_window_has_its_own_error(fake_server, backend, world, said):
+    fake_server.fail(Fault(400, said))
+    with pytest.raises(PromptTooLongError, match="lower max_tokens"):
         await world.complete(backend, SAY)
 
 
