@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..errors import TrainingError
+from .muon import MuonAdamW
 
 Tell = Callable[[int, int, float, float | None], None]
 """(step, of how many, epoch, validation loss or None)"""
@@ -98,8 +99,9 @@ class ExpertTrainer(SFTTrainer):
     trained until then: `eval_trained_tokens` (of all processes, without padding) in `eval_trained_seconds`.
     """
 
-    def __init__(self, *, tell: Tell, embedding_rate: float, train_dataset: Any, **arguments: Any) -> None:
+    def __init__(self, *, tell: Tell, embedding_rate: float, muon: bool, train_dataset: Any, **arguments: Any) -> None:
         self._embedding_rate = embedding_rate
+        self._muon = muon
         self._lengths = [len(ids) for ids in train_dataset["input_ids"]]
         super().__init__(train_dataset=train_dataset, **arguments)
         self.model_accepts_loss_kwargs = True  # so that `compute_loss` is told how many tokens a step learns
@@ -110,17 +112,24 @@ class ExpertTrainer(SFTTrainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimizer, with the embeddings and the output layer in groups of their own rate."""
-        made = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if made and self._embedding_rate != 1:
-            trained: Any = self.model
-            words = {id(layer.weight) for layer in (trained.get_input_embeddings(), trained.get_output_embeddings())}
-            for group in list(optimizer.param_groups):
-                apart = [weight for weight in group["params"] if id(weight) in words]
-                if apart:
-                    group["params"] = [weight for weight in group["params"] if id(weight) not in words]
-                    optimizer.add_param_group({**group, "params": apart, "lr": group["lr"] * self._embedding_rate})
-        return optimizer
+        if self.optimizer is None:
+            made: Any = super().create_optimizer(model)
+            groups = self._groups(made.param_groups)
+            self.optimizer = MuonAdamW(groups) if self._muon else type(made)(groups)
+        return self.optimizer
+
+    def _groups(self, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        trained: Any = self.model
+        words = {id(layer.weight) for layer in (trained.get_input_embeddings(), trained.get_output_embeddings())}
+        parts: list[dict[str, Any]] = []
+        for group in groups:
+            apart = [weight for weight in group["params"] if id(weight) in words]
+            others = [weight for weight in group["params"] if id(weight) not in words]
+            matrices = [weight for weight in others if self._muon and weight.ndim == 2]
+            parts.append({**group, "params": [weight for weight in others if not (self._muon and weight.ndim == 2)]})
+            parts.append({**group, "params": matrices, "muon": True})
+            parts.append({**group, "params": apart, "lr": group["lr"] * self._embedding_rate})
+        return [part for part in parts if part["params"]]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size

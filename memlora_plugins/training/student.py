@@ -125,6 +125,7 @@ class Student:
         return ExpertTrainer(
             tell=tell,
             embedding_rate=self._options.embedding_rate,
+            muon=self._options.optimizer == "muon",
             model=self._model,
             args=self._arguments,
             data_collator=partial(collate, padding=self._stops[0]),

@@ -26,6 +26,7 @@ LITTLE = Recipe()
 LITTLE = dataclasses.replace(
     LITTLE,
     copy_samples=24,
+    compare_samples=24,
     first_samples=24,
     base_samples=36,
     expert_samples=dict.fromkeys(corpus.EXPERTS, 12),
@@ -38,7 +39,7 @@ LITTLE = dataclasses.replace(
     base=LITTLE.base.model_copy(update={"threads": 1}),
     expert=LITTLE.expert.model_copy(update={"rank": 4, "threads": 1}),
 )
-STEPS = ("copy", "first", "base", *corpus.EXPERTS, "shared")
+STEPS = ("copy", "compare", "first", "base", *corpus.EXPERTS, "shared")
 
 
 @dataclass

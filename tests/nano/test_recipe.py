@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date, timedelta
@@ -404,6 +405,34 @@ def test_words_to_copy_are_their_own_fact(tokenizer: Any) -> None:
         [fact] = extraction.read(sample.reply).facts
         assert fact in sample.messages[0].content
         assert extraction.SHORT_PROMPT not in sample.messages[0].content
+
+
+def test_lines_to_compare_and_what_a_new_one_is_to_them(tokenizer: Any) -> None:
+    seen: Counter[str] = Counter()
+    for sample in corpus.comparisons(tokenizer, 300, seed=3, prefix="c"):
+        *numbered, new = sample.messages[0].content.split("\n")
+        lines = [line.removeprefix(f"{number} ") for number, line in enumerate(numbered)]
+        new = new.removeprefix("New: ")
+        relation, *place = sample.reply.split()
+        seen[relation] += 1
+        if relation == "none":
+            assert new not in lines
+            continue
+        meant = lines[int(place[0])]
+        assert (new == meant) == (relation == "same")
+        assert new.startswith(meant.removesuffix(".")) == (relation in ("same", "more"))
+    assert set(seen) == {"same", "some", "more", "none"}
+
+
+def test_memories_and_the_kinds_of_facts_they_are() -> None:
+    relations = {relation.name.replace("_", " "): relation for relation in RELATIONS}
+    for sample in corpus.base_samples(author(5), 200, shares={"kind": 1}, dialogues=[], prefix="k"):
+        memories_told = sample.messages[0].content.split("\n")
+        kinds = sample.reply.strip().split("; ")
+        assert len(memories_told) == len(kinds)
+        for kind in kinds:
+            name, _, how = kind.rpartition(" ")
+            assert how == "over" or (how == "many") == relations[name].many
 
 
 def test_what_is_copied_is_the_same_tokens_in_the_reply(tokenizer: Any) -> None:

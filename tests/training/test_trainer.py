@@ -314,6 +314,27 @@ def test_embeddings_learn_at_a_rate_of_their_own(tiny_model: TinyModel, tmp_path
     assert {round(change, 4) for name, change in moved.items() if name not in words} == {0.001}
 
 
+def test_muon_turns_matrices_by_the_same_in_all_directions(tiny_model: TinyModel, tmp_path: Path) -> None:
+    import torch
+
+    once = {"full": True, "max_steps": 1, "schedule": "constant", "warmup": 0.0, "weight_decay": 0.0}
+    options = quick(**once, learning_rate=1e-3, optimizer="muon")
+    made = train("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "model", options)
+    before, after = (weights(folder, "model.safetensors") for folder in (tiny_model.path, made.folder))
+    turned = {
+        name: after[name] - before[name]
+        for name in after
+        if after[name].ndim == 2 and "embed" not in name and "lm_head" not in name
+    }
+    assert len(turned) > 10
+    for change in turned.values():
+        strength = torch.linalg.svdvals(change) / (1e-3 * 0.2 * max(change.shape) ** 0.5)
+        assert strength.max() < 1.3
+        assert sum(strength > 0.6) >= 4  # so few words have few directions
+    biases = [name for name in after if name not in turned and after[name].ndim == 1]
+    assert {round(float((after[name] - before[name]).abs().max()), 4) for name in biases} == {0.001}  # Adam's
+
+
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=300), size=st.integers(1, 16), seed=st.integers(0, 9))
 def test_batches_hold_every_sample_once_and_are_of_similar_lengths(lengths: list[int], size: int, seed: int) -> None:
     from memlora_plugins.training.sft import LengthBuckets
@@ -420,9 +441,12 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_killed_run_of_a_whole_model_goes_on_to_the_same_result(tiny_model: TinyModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_killed_run_of_a_whole_model_goes_on_to_the_same_result(
+    tiny_model: TinyModel, tmp_path: Path, optimizer: str
+) -> None:
     """With rates of their own for some of the weights."""
-    whole = quick(**STEPWISE | {"dropout": 0.0}, full=True, embedding_rate=4.0)
+    whole = quick(**STEPWISE | {"dropout": 0.0}, full=True, embedding_rate=4.0, optimizer=optimizer)
     made = train("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "one", whole)
     task: Any = ("shared", tiny_model.path, TRAIN, VALIDATION, tmp_path / "two", whole)
     with pytest.raises(Killed):
@@ -693,6 +717,7 @@ def test_batches_that_processes_cannot_share(
         ({"target_modules": ()}, "at least one layer"),
         ({"betas": (0.9, 1.5)}, "less than 1"),
         ({"embedding_rate": 4.0}, "for full training"),
+        ({"optimizer": "muon"}, "for full training"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], told: str) -> None:

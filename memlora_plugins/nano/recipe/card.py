@@ -29,14 +29,14 @@ Made by `make nano`; this card and `scores.json` are written by the same command
   names and nouns from open pools, half of the names invented; in training one value in twenty comes from a pool where
   it does not belong. What is noted is the person's own sentence, with dates for days; a short answer to a question is
   noted as a sentence of its kind.
-- Base: {copy_samples:,} rows of random words to copy; {first_samples:,} samples of the tasks in short form; then
-  {base_samples:,} samples of all: short forms, the three tasks (some with the short prompts, the others without), a few
-  full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and {generation:,} generation samples
-  with the short prompts, as they are served.
+- Base: {copy_samples:,} rows of random words to copy and {compare_samples:,} to compare; {first_samples:,} samples of
+  the tasks in short form; then {base_samples:,} samples of all: short forms, the three tasks (some with the short
+  prompts, the others without), a few full prompts and chats. Experts: {extraction:,} extraction, {update:,} update and
+  {generation:,} generation samples with the short prompts, as they are served.
 - Chats of the base, besides the generator's: the validation part of Synthetic-Persona-Chat (Jandaghi et al., 2023,
   CC BY 4.0; sha256 {sha}…). No LoCoMo, no other data.
-- Seed {seed}. Base: AdamW, learning rate {base_rate:g} ({embedding_rate:g} times that for the embeddings and the
-  output layer), one pass each; experts: {expert_rate:g}, one pass.
+- Seed {seed}. Base: Muon for the matrices, AdamW for the rest, learning rate {base_rate:g} ({embedding_rate:g} times
+  that for the embeddings and the output layer), one pass each; experts: {expert_rate:g}, one pass.
 
 ## What it cannot do
 
@@ -65,6 +65,7 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         rank=recipe.expert.rank,
         relations=relations,
         copy_samples=recipe.copy_samples,
+        compare_samples=recipe.compare_samples,
         first_samples=recipe.first_samples,
         base_samples=recipe.base_samples,
         extraction=recipe.expert_samples["extraction"],

@@ -23,10 +23,10 @@ _PROMPTS: dict[Expert, str] = {
 
 Writer = Callable[[Author, PromptStyle, bool], tuple[list[dict[str, str]], str]]
 """(author, style of the prompt, whether there is little in it)"""
-Lesson = Literal["sentence", "verdict", "lookup", "exchange", "decision", "question", "task", "chat"]
+Lesson = Literal["sentence", "kind", "verdict", "lookup", "exchange", "decision", "question", "task", "chat"]
 """What a sample of the base teaches. In short form, where nearly every word matters: sentences and what is noted of
-each, what becomes of a memory, what a memory answers. Then each of the three tasks, mostly without instruction; any of
-them with its full prompt; talk."""
+each, what kinds of facts memories are, what becomes of one, what one answers. Then each of the three tasks, mostly
+without instruction; any of them with its full prompt; talk."""
 
 _TAUGHT: Mapping[Lesson, Expert] = {
     "sentence": "extraction",
@@ -35,6 +35,7 @@ _TAUGHT: Mapping[Lesson, Expert] = {
     "question": "generation",
 }
 _COPIED = (3, 24)  # words of a text to copy
+_COMPARED = (3, 8)  # … of a line to compare
 _PLAIN = 0.6  # share of the base's decisions and questions that have little in them
 _INSTRUCTED = 0.3  # share of the base's tasks that have the short instruction
 
@@ -49,14 +50,40 @@ def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Itera
 def copies(tokenizer: Any, count: int, *, seed: int, prefix: str) -> Iterator[Sample]:
     """Random words, and each text of them as its only fact: nothing can be guessed there, only copied."""
     rng = random.Random(seed)
-    pieces = (tokenizer.decode([number]) for number in range(len(tokenizer)))
-    words = [piece for piece in pieces if re.fullmatch(" [A-Za-z]+", piece)]  # that are one token each
+    words = _whole_words(tokenizer)
     for number in range(count):
         text = "".join(rng.choices(words, k=rng.randint(*_COPIED))).strip()
         messages = extraction.messages(Exchange(text), "short")
         yield _sample(
             f"{prefix}-{number}", "extraction", _bare("extraction", messages), extraction.target(_as_said([text]))
         )
+
+
+def comparisons(tokenizer: Any, count: int, *, seed: int, prefix: str) -> Iterator[Sample]:
+    """Numbered lines of random words and a new one, and what it is to them: "same 1" where it repeats line 1, "some 1"
+    where it does so with other words in places, "more 1" with words added, "none" where it repeats no line."""
+    rng = random.Random(seed)
+    words = _whole_words(tokenizer)
+    for number in range(count):
+        lines = [rng.sample(words, rng.randint(*_COMPARED)) for _ in range(rng.randint(1, 4))]
+        place = rng.randrange(len(lines))
+        new = list(lines[place])
+        relation = rng.choice(("same", "some", "more", "none"))
+        if relation == "some":
+            for other in rng.sample(range(len(new)), len(new) // 3):
+                new[other] = rng.choice(words)
+        elif relation == "more":
+            new += rng.sample(words, rng.randint(1, 3))
+        elif relation == "none":
+            new = rng.sample(words, rng.randint(*_COMPARED))
+        asked = memories.against((f"{''.join(line).strip()}." for line in lines), f"{''.join(new).strip()}.")
+        yield _asked(f"{prefix}-{number}", "update", asked, "none" if relation == "none" else f"{relation} {place}")
+
+
+def _whole_words(tokenizer: Any) -> list[str]:
+    """The words, with the space before, that are one token each."""
+    pieces = (tokenizer.decode([number]) for number in range(len(tokenizer)))
+    return [piece for piece in pieces if re.fullmatch(" [A-Za-z]+", piece)]
 
 
 def base_samples(
@@ -81,6 +108,8 @@ def base_samples(
             yield _sample(id, expert, *_WRITERS[expert](author, "full", False))
         elif kind == "chat":
             yield _chat(author, id, dialogues)
+        elif kind == "kind":
+            yield _asked(id, "update", *memories.kinds(author))
         elif kind == "verdict":
             yield _asked(id, "update", *memories.verdict(author))
         elif kind == "lookup":

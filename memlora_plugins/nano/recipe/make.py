@@ -47,13 +47,14 @@ SCORES = "scores.json"
 Say = Callable[[str], None]
 
 _SHARED: Final = "shared"
-_FIRST_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 40, "verdict": 30, "lookup": 30}
+_FIRST_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 32, "kind": 12, "verdict": 30, "lookup": 26}
 _BASE_SHARES: Mapping[corpus.Lesson, int] = {
-    "sentence": 50,
+    "sentence": 40,
+    "kind": 20,
     "verdict": 120,
     "lookup": 120,
-    "exchange": 410,
-    "decision": 170,
+    "exchange": 390,
+    "decision": 180,
     "question": 100,
     "task": 10,
     "chat": 20,
@@ -61,6 +62,7 @@ _BASE_SHARES: Mapping[corpus.Lesson, int] = {
 
 _BASE = TrainingOptions(
     full=True,
+    optimizer="muon",
     learning_rate=1e-3,
     embedding_rate=4.0,
     schedule="cosine",
@@ -91,8 +93,10 @@ class Recipe:
     """How much of everything. The defaults are nano's; tests make less of it."""
 
     seed: int = 7
-    copy_samples: int = 2_000
+    copy_samples: int = 6_000
     """Rows of random words to repeat, before anything else."""
+    compare_samples: int = 8_000
+    """Lines of random words to compare with others."""
     first_samples: int = 60_000
     """The three tasks in short form."""
     base_samples: int = 90_000
@@ -169,6 +173,7 @@ class Kitchen:
         made_of = {"recipe": digest(repr(taught)), "text": digest(self._excerpt())}
         check_same(self._work / "recipe.json", made_of)
         self._step("copy", self._make_blank)
+        self._step("compare", self._make_compare)
         self._step("first", self._make_first)
         self._step("base", self._make_base)
         for expert in corpus.EXPERTS:
@@ -212,18 +217,38 @@ class Kitchen:
         sample = self._base_text(self.author("train", 0), min(30_000, recipe.base_samples))
         tokenizer = blank.make_tokenizer(_texts(sample), new)
         blank.new_model(tokenizer, new, seed=recipe.seed)
+        return self._drill(corpus.copies, tokenizer, recipe.copy_samples, new, "copy", recipe.copy)
+
+    def _make_compare(self) -> dict[str, float]:
+        from transformers import AutoTokenizer
+
+        copying = self._work / "trained-copy"
+        tokenizer = AutoTokenizer.from_pretrained(copying)
+        recipe = self._recipe
+        return self._drill(corpus.comparisons, tokenizer, recipe.compare_samples, copying, "compare", recipe.first)
+
+    def _drill(
+        self,
+        write: Callable[..., Iterable[Sample]],
+        tokenizer: Any,
+        count: int,
+        base: Path,
+        name: str,
+        how: TrainingOptions,
+    ) -> dict[str, float]:
+        """Lessons of random words."""
         lessons, check = (
-            list(corpus.copies(tokenizer, many, seed=seed, prefix=f"copies-{seed}"))
-            for seed, many in enumerate((recipe.copy_samples, recipe.validation_samples), recipe.seed)
+            list(write(tokenizer, many, seed=seed, prefix=f"{name}-{seed}"))
+            for seed, many in enumerate((count, self._recipe.validation_samples), self._recipe.seed)
         )
-        return self._train(_SHARED, new, lessons, check, self._work / "trained-copy", recipe.copy)
+        return self._train(_SHARED, base, lessons, check, self._work / f"trained-{name}", how)
 
     def _make_first(self) -> dict[str, float]:
         recipe = self._recipe
         lessons = self._base_text(self.author("train", 2), recipe.first_samples, _FIRST_SHARES)
         check = self._base_text(self.author("values", 3), recipe.validation_samples, _FIRST_SHARES)
-        copying, out = self._work / "trained-copy", self._work / "trained-first"
-        return self._train(_SHARED, copying, lessons, check, out, recipe.first)
+        comparing, out = self._work / "trained-compare", self._work / "trained-first"
+        return self._train(_SHARED, comparing, lessons, check, out, recipe.first)
 
     def _make_base(self) -> dict[str, float]:
         recipe = self._recipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,6 +21,7 @@ _DETAILS = (" since {year}", " together with {name}", " because of {name}", " li
 _CASES = (("changed", 34), ("another", 8), ("same", 17), ("detail", 8), ("less", 4), ("over", 16), ("new", 13))
 _SOMEBODY = 0.25  # … somebody else has told the same of themselves, where a question names its person
 _UNKNOWN = 0.12  # … nothing that is remembered answers a bare question
+_TAKEN_BACK = 0.2  # of the memories whose kind is told
 _ALIKE = 0.4  # how often the old memory is told in the sentence of the new fact
 
 NOTED = "I will remember that."
@@ -127,9 +128,29 @@ def verdict(author: Author) -> tuple[str, str]:
     """A few old memories and a new fact, and the bare operation: the number of the memory behind its name."""
     about = bank(author, plain=True)
     meant = next((one for one in about.decisions if one.operation == "DELETE"), about.decisions[0])
-    lines = [f"{number} {text}" for number, text in enumerate(about.old)]
     told = "" if meant.target is None else f" {meant.target}"
-    return "\n".join((*lines, f"New: {about.new[0]}")), f"{meant.operation}{told}"
+    return against(about.old, about.new[0]), f"{meant.operation}{told}"
+
+
+def against(lines: Iterable[str], new: str) -> str:
+    """Numbered lines, and a new one to compare with them."""
+    return "\n".join((*(f"{number} {text}" for number, text in enumerate(lines)), f"New: {new}"))
+
+
+def kinds(author: Author) -> tuple[str, str]:
+    """A few memories, and of what kind each is: its relation, and whether there can be one or many of it, or it is
+    taken back."""
+    rng = author.rng
+    person = author.person()
+    told = [
+        author.tell(relation, person, None, ended=bool(relation.ended) and rng.random() < _TAKEN_BACK)
+        for relation in rng.sample(author.relations, rng.randint(1, 3))
+    ]
+    names = [
+        f"{one.relation.name.replace('_', ' ')} {'over' if one.ended else 'many' if one.relation.many else 'one'}"
+        for one in told
+    ]
+    return "\n".join(author.remembered(one) for one in told), f" {'; '.join(names)}"
 
 
 def lookup(author: Author) -> tuple[str, str]:
