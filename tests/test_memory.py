@@ -492,6 +492,12 @@ def test_without_a_model_everything_is_kept_and_the_way_on_is_named(tmp_path: Pa
             list(memory.stream("Where do I live?", scope=ANA))
 
 
+def quoting(path: Path, backend: FakeBackend) -> Memory:
+    """A memory of what people say in their own words, whose facts are all near to each other."""
+    settings = Settings(quoted_facts=True, similarity_threshold=-1)
+    return Memory(backend=backend, store=EdgeFactStore(path), embedder=WordEmbedder(), settings=settings)
+
+
 def test_facts_in_the_persons_own_words_are_kept_with_who_said_them(tmp_path: Path) -> None:
     shown: list[str] = []
 
@@ -499,13 +505,7 @@ def test_facts_in_the_persons_own_words_are_kept_with_who_said_them(tmp_path: Pa
         shown.append(request.messages[-1]["content"])
         return decides(("0", "UPDATE", "Ana: I moved to Rome."))
 
-    memory = Memory(
-        backend=FakeBackend(extraction=facts_of, update=update),
-        store=EdgeFactStore(tmp_path),
-        embedder=WordEmbedder(),
-        settings=Settings(quoted_facts=True, similarity_threshold=-1),
-    )
-    with memory:
+    with quoting(tmp_path, FakeBackend(extraction=facts_of, update=update)) as memory:
         memory.add([said("Well, «I live in Lisbon.»", name="Ana")], scope=ANA)
         memory.add([said("«I moved to Rome.»", name="Ana")], scope=ANA)
         assert texts(memory.facts(scope=ANA)) == ["Ana: I moved to Rome."]
@@ -517,15 +517,10 @@ def test_facts_in_the_persons_own_words_are_kept_with_who_said_them(tmp_path: Pa
 
 def test_what_somebody_said_is_changed_by_nobody_else_and_into_no_other_words(tmp_path: Path) -> None:
     facts = iter(("I live in Lisbon.", "I live in Rome.", "I moved to Porto."))
-    memory = Memory(
-        backend=FakeBackend(
-            extraction=lambda request: says(next(facts)), update=lambda request: decides(("0", "UPDATE", "I moved"))
-        ),
-        store=EdgeFactStore(tmp_path),
-        embedder=WordEmbedder(),
-        settings=Settings(quoted_facts=True, similarity_threshold=-1),
+    backend = FakeBackend(
+        extraction=lambda request: says(next(facts)), update=lambda request: decides(("0", "UPDATE", "I moved"))
     )
-    with memory:
+    with quoting(tmp_path, backend) as memory:
         memory.add([said("I live in Lisbon.", name="Ana")], scope=ANA)
         memory.add([said("I live in Rome.", name="Bob")], scope=ANA)
         assert set(texts(memory.facts(scope=ANA))) == {"Ana: I live in Lisbon.", "Bob: I live in Rome."}

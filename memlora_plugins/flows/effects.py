@@ -157,14 +157,13 @@ async def aevents(flow: Flow[Any], io: IO, *, streaming: bool = True) -> AsyncGe
                     result = None
                 elif isinstance(effect, Complete) and effect.stream and streaming:
                     result = None
-                    begun = False
+                    shown = _Shown()
                     async with _closing(io.backend.astream(effect.request)) as pieces:
                         async for piece in pieces:
                             if not isinstance(piece, str):
                                 result = piece
-                            elif shown := piece if begun else piece.lstrip():
-                                begun = True
-                                yield Token(shown)
+                            elif text := shown.next(piece):
+                                yield Token(text)
                     if result is None:
                         raise RuntimeError(_NO_COMPLETION)
                 else:
@@ -189,14 +188,25 @@ async def _closing(pieces: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]
             await pieces.aclose()
 
 
+class _Shown:
+    """The pieces of a reply as they are shown: without the space that many models begin with."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def next(self, piece: str) -> str:
+        text = piece if self._begun else piece.lstrip()
+        self._begun = self._begun or bool(text)
+        return text
+
+
 def _stream(effect: Complete, io: IO) -> Generator[Token, None, Completion]:
-    begun = False
+    shown = _Shown()
     for piece in io.backend.stream(effect.request):
         if not isinstance(piece, str):
             return piece
-        if shown := piece if begun else piece.lstrip():  # many models begin with a space
-            begun = True
-            yield Token(shown)
+        if text := shown.next(piece):
+            yield Token(text)
     raise RuntimeError(_NO_COMPLETION)
 
 

@@ -21,9 +21,7 @@ def conversation(author: Author, id: str) -> Conversation:
     person = author.value("name")
     start = author.moment()
     days = [start + timedelta(days=40 * number) for number in range(_SESSIONS)]
-    usable = [
-        relation for relation in author.relations if slots(relation.answer) and "when" not in slots(relation.fact)
-    ]
+    usable = [relation for relation in author.relations if slots(relation.answer) and "when" not in relation.slots]
     first = [author.tell(relation, person, start) for relation in rng.sample(usable, _TOLD)]
     current: dict[str, Told] = {told.relation.name: told for told in first}
     plan: list[list[list[Told]]] = [[] for _ in days]

@@ -21,7 +21,7 @@ from ...experts.extraction import Exchange, quote
 from . import chatter
 from .person import to_second
 from .pools import Pools
-from .relation import PERSON, Relation, fill, slots
+from .relation import Relation, fill, slots
 
 Split = Literal["train", "values", "phrasings"]
 
@@ -144,7 +144,7 @@ class Author:
         """The relation with values and a sentence drawn for it."""
         values: dict[str, str] = {}
         spoken: dict[str, str] = {}
-        for slot in sorted(slots(relation.fact) - {PERSON}):
+        for slot in sorted(relation.slots):
             if slot == "when":
                 spoken[slot] = self.rng.choice(list(_WHEN))
                 day = (date or self.moment()) + timedelta(days=_WHEN[spoken[slot]])
@@ -196,7 +196,7 @@ class Author:
             return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
         relations = self.rng.sample(self.relations, count)
         if date is None:
-            relations = [relation for relation in relations if "when" not in slots(relation.fact)]
+            relations = [relation for relation in relations if "when" not in relation.slots]
         told = [self.tell(relation, person, date, ended=self._over(relation)) for relation in relations]
         if not told:
             return Scene(Exchange(self.small_talk(), person, self.assistant(), date=date), ())
@@ -209,7 +209,7 @@ class Author:
         """An exchange of one to three sentences, each of which tells a fact, without anything around them."""
         relations = self.rng.sample(self.relations, self._count(_PLAIN_FACTS))
         person = self.person()
-        date = self.moment() if any("when" in slots(relation.fact) for relation in relations) else None
+        date = self.moment() if any("when" in relation.slots for relation in relations) else None
         told = [self.tell(relation, person, date, ended=self._over(relation)) for relation in relations]
         text = " ".join(f"{one.sentence}." for one in told)
         return Scene(Exchange(text, person, date=date), tuple(f"{one.fact}." for one in told))
@@ -286,7 +286,7 @@ class Author:
         rng = self.rng
         spoken = {**told.values, **told.spoken}
         text, fact, lowers = told.sentence, told.fact, told.lowers
-        own = sorted(slots(told.relation.fact) - {PERSON, "when"})
+        own = sorted(told.relation.slots - {"when"})
         slipped = None
         if own and not told.ended and rng.random() < _SLIPS:
             slot = rng.choice(own)

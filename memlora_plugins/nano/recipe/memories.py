@@ -15,7 +15,7 @@ from ...types import Hit, Role
 from . import chatter
 from .dialogue import UNKNOWN, Author, Told
 from .person import to_third
-from .relation import PERSON, Relation, slots
+from .relation import Relation, slots
 
 _DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
 _CASES = (("changed", 34), ("another", 8), ("same", 17), ("detail", 8), ("less", 4), ("over", 16), ("new", 13))
@@ -103,7 +103,7 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
     told = author.tell(relation, person, None)
     fact = author.remembered(told)
     answer = slots(relation.answer)
-    key = slots(relation.fact) - answer - {PERSON}
+    key = relation.slots - answer
 
     def earlier(changed: set[str]) -> str:
         other = author.another(told, changed)
@@ -202,7 +202,7 @@ def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Que
     for relation in others:
         moment = _before(rng, now, 180)
         hits += noted(author.tell(relation, person, moment), moment)
-    key = slots(asked.fact) - slots(asked.answer) - {PERSON}
+    key = asked.slots - slots(asked.answer)
     if key and rng.random() < 0.3:  # the same about something else
         moment = _before(rng, now, 180)
         dated = "when" in key | slots(asked.answer)

@@ -1,8 +1,7 @@
-"""One thing that people tell about themselves: how it is said, noted, asked about and taken back.
+"""One thing that people tell about themselves: how it is said, asked about and taken back.
 
-Templates hold slots in braces. `{n}` is the person ("Ana", "the user"); every other slot names a pool of values
-(`{city}`), with a digit for another value of the same pool (`{city2}`), and with an article in front where English
-wants one (`{a job}` gives "a nurse", "an editor").
+Templates hold slots in braces. A slot names a pool of values (`{city}`), with a digit for another value of the same
+pool (`{city2}`), and with an article in front where English wants one (`{a job}` gives "a nurse", "an editor").
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SLOT = re.compile(r"\{(a )?([a-z_]+)(\d?)\}")
-PERSON = "n"
 
 _ASKED = re.compile(r"\b(do|did|am|was|have|had|can|could|should|would|will|I|my|me|mine|myself)\b", re.IGNORECASE)
 _FIRST_PERSON = re.compile(r"(?<![\w'])(?:I|I'm|I've|I'd|I'll|me|my|mine|myself)(?!\w)", re.IGNORECASE)
@@ -24,18 +22,16 @@ _LEAST_ASKED = 4
 class Relation:
     """A kind of fact.
 
-    `fact` says what it is about, in the third person. `said` are sentences of the person who tells it, which is how it
-    is noted; the first of them where there is no such sentence, as after a bare "Lisbon". `asked` are questions of that
-    person about it, `answer` what answers them. Each sentence has all slots of the fact, and no others. `many`: several
-    values can be true at once (hobbies); otherwise a new value takes the place of the old one (home). `ended` are
-    sentences that take it back.
+    `said` are sentences of the person who tells it, which is how it is noted; the first of them, the plainest, where
+    there is no such sentence, as after a bare "Lisbon". All of them have the same slots. `asked` are questions of that
+    person about it, `answer` what answers them. `many`: several values can be true at once (hobbies); otherwise a new
+    value takes the place of the old one (home). `ended` are sentences that take it back.
 
     Raises:
         ValueError: a template with a wrong slot, a sentence without a first person, or too few of them.
     """
 
     name: str
-    fact: str
     said: tuple[str, ...]
     asked: tuple[str, ...]
     answer: str
@@ -43,13 +39,12 @@ class Relation:
     ended: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        told = slots(self.fact) - {PERSON}
+        told = self.slots
         wrong = [text for text in self.said if slots(text) != told]
         wrong += [text for text in self.ended if not slots(text) <= told]
         wrong += [text for text in (*self.asked, self.answer) if not slots(text) <= told]
-        wrong += [self.fact] if PERSON not in slots(self.fact) else []
         wrong += [text for text in self.asked if not text.endswith("?") or not _ASKED.search(text)]
-        wrong += [text for text in (self.fact, *self.said, *self.ended) if text.endswith(".")]
+        wrong += [text for text in (*self.said, *self.ended) if text.endswith(".")]
         if set(self.asked) & {""} or wrong:
             raise ValueError(f"{self.name}: {wrong}")
         if len(set(self.said)) < _LEAST_SAID or len(set(self.asked)) < _LEAST_ASKED:
@@ -57,6 +52,11 @@ class Relation:
         wrong = [text for text in (*self.said, *self.ended) if not _FIRST_PERSON.search(text)]
         if wrong:
             raise ValueError(f"{self.name}: no first person in {wrong}")
+
+    @property
+    def slots(self) -> set[str]:
+        """The slots that make the fact."""
+        return slots(self.said[0])
 
 
 def slots(template: str) -> set[str]:

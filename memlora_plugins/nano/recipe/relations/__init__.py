@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..pools import Pools
-from ..relation import Relation, slots
+from ..relation import Relation
 from . import dated, leisure, life, people
 
 _MODULES = (people, leisure, life, dated)
@@ -23,7 +23,7 @@ def pools() -> Pools:
             raise ValueError(f"Pools of two domains share a name: {sorted(twice)}.")
         merged |= module.POOLS
     made = Pools(merged)
-    wanted = {slot.rstrip("0123456789") for relation in RELATIONS for slot in slots(relation.fact)} - {"n", "when"}
+    wanted = {slot.rstrip("0123456789") for relation in RELATIONS for slot in relation.slots} - {"when"}
     if missing := wanted - made.names:
         raise ValueError(f"Slots without a pool: {sorted(missing)}.")
     if len({relation.name for relation in RELATIONS}) < len(RELATIONS):

@@ -11,7 +11,6 @@ def _event(name: str, did: str, asked: str) -> Relation:
     """`did` is what follows "I": "ran a race"; `asked` what follows "did I"."""
     return Relation(
         name=name,
-        fact=f"{{n}} {did} on {{when}}",
         said=(
             f"I {did} {{when}}",
             f"I actually {did} {{when}}",

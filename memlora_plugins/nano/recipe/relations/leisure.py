@@ -1826,7 +1826,6 @@ POOLS: dict[str, tuple[str, ...]] = {
 RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="favourite_dish",
-        fact="{n}'s favourite dish is {dish}",
         said=(
             "My favourite dish is {dish}",
             "If I could only eat one dish for the rest of my life, it would be {dish}",
@@ -1856,7 +1855,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_drink",
-        fact="{n}'s favourite drink is {drink}",
         said=(
             "My favourite drink is {drink}",
             "I always order {drink} when I'm thirsty, it's my favourite",
@@ -1886,7 +1884,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_ingredient",
-        fact="{n}'s favourite ingredient is {ingredient}",
         said=(
             "My favourite ingredient is {ingredient}",
             "I put {ingredient} in nearly everything I cook, it's the ingredient I love most",
@@ -1915,7 +1912,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_restaurant",
-        fact="{n}'s favourite restaurant is {place}",
         said=(
             "My favourite restaurant is {place}",
             "When I eat out, I'd rather go to {place} than to any other restaurant",
@@ -1944,7 +1940,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_colour",
-        fact="{n}'s favourite colour is {colour}",
         said=(
             "My favourite colour is {colour}",
             "I like {colour} more than any other colour",
@@ -1974,7 +1969,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_book",
-        fact="{n}'s favourite book is {title}",
         said=(
             "My favourite book is {title}",
             "No book means as much to me as {title}",
@@ -2004,7 +1998,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_film",
-        fact="{n}'s favourite film is {title}",
         said=(
             "My favourite film is {title}",
             "I've never seen a better movie than {title}",
@@ -2034,7 +2027,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_song",
-        fact="{n}'s favourite song is {title}",
         said=(
             "My favourite song is {title}",
             "I can't get enough of {title}, it's the song I love most",
@@ -2064,7 +2056,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_band",
-        fact="{n}'s favourite band is {band}",
         said=(
             "My favourite band is {band}",
             "I'm a huge fan of the band {band}",
@@ -2094,7 +2085,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_season",
-        fact="{n}'s favourite time of year is {season}",
         said=(
             "My favourite time of year is {season}",
             "I look forward to {season} all year long, it's the time I love most",
@@ -2123,7 +2113,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_artist",
-        fact="{n}'s favourite artist is {name} {surname}",
         said=(
             "My favourite artist is {name} {surname}",
             "No artist moves me like {name} {surname}",
@@ -2152,7 +2141,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="favourite_game",
-        fact="{n}'s favourite video game of all time is {title}",
         said=(
             "My favourite video game of all time is {title}",
             "No video game has ever beaten {title} for me",
@@ -2181,7 +2169,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="disliked_food",
-        fact="{n} does not like to eat {ingredient}",
         said=(
             "I don't like to eat {ingredient}",
             "I can't stand the taste of {ingredient}",
@@ -2212,7 +2199,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="pet_peeve",
-        fact="{n} gets annoyed by {peeve}",
         said=(
             "I get really annoyed by {peeve}",
             "One of my pet peeves is {peeve}",
@@ -2243,7 +2229,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="disliked_music",
-        fact="{n} can't stand listening to {genre}",
         said=(
             "I can't stand listening to {genre}",
             "I switch the radio off whenever I hear {genre}",
@@ -2274,7 +2259,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="diet",
-        fact="{n} follows {a diet} diet",
         said=(
             "I follow {a diet} diet",
             "I'm on {a diet} diet these days",
@@ -2304,7 +2288,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="allergy",
-        fact="{n} is allergic to {allergen}",
         said=(
             "I'm allergic to {allergen}",
             "I have an allergy to {allergen}",
@@ -2335,7 +2318,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="plays_instrument",
-        fact="{n} plays the {instrument}",
         said=(
             "I play the {instrument}",
             "I know how to play the {instrument}",
@@ -2366,7 +2348,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="music_teacher",
-        fact="{n} takes {instrument} lessons with {name}",
         said=(
             "I take {instrument} lessons with {name}",
             "My {instrument} teacher is {name}",
@@ -2395,7 +2376,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="music_lesson_day",
-        fact="{n} has a lesson on the {instrument} every {weekday}",
         said=(
             "I have a lesson on the {instrument} every {weekday}",
             "My {instrument} lesson is on {weekday}",
@@ -2424,7 +2404,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="instrument_maker",
-        fact="{n} owns {a instrument} made by {brand}",
         said=(
             "The {instrument} I own was made by {brand}",
             "My own {instrument} comes from {brand}",
@@ -2453,7 +2432,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="plays_sport",
-        fact="{n} plays {sport}",
         said=(
             "I play {sport}",
             "I'm a keen {sport} player",
@@ -2485,7 +2463,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="sport_training",
-        fact="{n} has {sport} training on {weekday}s",
         said=(
             "I have {sport} training on {weekday}s",
             "My {sport} training is every {weekday}",
@@ -2514,7 +2491,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="shirt_number",
-        fact="{n} wears the shirt number {count} in the team",
         said=(
             "I wear the shirt number {count} in my team",
             "My shirt number is {count}",
@@ -2543,7 +2519,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="supports_team",
-        fact="{n} supports the team {team}",
         said=(
             "I support {team}, that's my team",
             "I'm a loyal fan of the team {team}",
@@ -2573,7 +2548,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="joined_club",
-        fact="{n} is a member of {a club}",
         said=(
             "I'm a member of {a club}",
             "I've joined {a club}",
@@ -2604,7 +2578,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="club_day",
-        fact="{n}'s {club} meets on {weekday}s",
         said=(
             "My {club} meets on {weekday}s",
             "Every {weekday} I go to my {club}",
@@ -2633,7 +2606,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="hobby",
-        fact="{n}'s hobby is {hobby}",
         said=(
             "My hobby is {hobby}",
             "I'm really into {hobby}",
@@ -2665,7 +2637,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="hobby_since",
-        fact="{n} took up {hobby} in {year}",
         said=(
             "I took up {hobby} in {year}",
             "I started with {hobby} in {year}",
@@ -2689,7 +2660,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="collects",
-        fact="{n} collects {collectible}",
         said=(
             "I collect {collectible}",
             "I have a collection of {collectible}",
@@ -2720,7 +2690,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="collection_size",
-        fact="{n} owns {count} {collectible}",
         said=(
             "I own {count} {collectible}",
             "I have {count} {collectible} at home",
@@ -2750,7 +2719,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="craft",
-        fact="{n} makes {craft} by hand",
         said=(
             "I make {craft} by hand",
             "I like crafting {craft}",
@@ -2781,7 +2749,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="grows",
-        fact="{n} grows {plant}",
         said=(
             "I grow {plant}",
             "I've planted {plant}",
@@ -2812,7 +2779,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="allotment",
-        fact="{n} rents an allotment garden on {street}",
         said=(
             "I rent an allotment garden on {street}",
             "My allotment is on {street}",
@@ -2841,7 +2807,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="volunteers",
-        fact="{n} volunteers for {a charity}",
         said=(
             "I volunteer for {a charity}",
             "I'm a volunteer for {a charity}",
@@ -2872,7 +2837,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="health_condition",
-        fact="{n} has {condition}",
         said=(
             "I have {condition}",
             "I suffer from {condition}",
@@ -2903,7 +2867,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="medication",
-        fact="{n} takes {medicine} as medication",
         said=(
             "I take {medicine} as medication",
             "I'm on {medicine}",
@@ -2934,7 +2897,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="medication_time",
-        fact="{n} has to take {medicine} at {clock}",
         said=(
             "I have to take my {medicine} at {clock}",
             "My dose of {medicine} is due at {clock}",
@@ -2963,7 +2925,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="injury",
-        fact="{n} is recovering from {a injury}",
         said=(
             "I'm recovering from {a injury}",
             "I've got {a injury} at the moment",
@@ -2993,7 +2954,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="appointment",
-        fact="{n} has an appointment with {a specialist} on {day}",
         said=(
             "I have an appointment with {a specialist} on {day}",
             "I'm seeing {a specialist} on {day}",
@@ -3022,7 +2982,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="doctor_name",
-        fact="{n}'s {specialist} is Dr {surname}",
         said=(
             "My {specialist} is Dr {surname}",
             "My {specialist} is called Dr {surname}",
@@ -3051,7 +3010,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="bedtime",
-        fact="{n} goes to bed at {clock}",
         said=(
             "I go to bed at {clock}",
             "My bedtime is {clock}",
@@ -3081,7 +3039,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="snooze",
-        fact="{n} hits the snooze button {number} times in the morning",
         said=(
             "I hit the snooze button {number} times in the morning",
             "I snooze my alarm {number} times before I'm up",
@@ -3111,7 +3068,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="sleep_hours",
-        fact="{n} sleeps {number} hours a night",
         said=(
             "I sleep {number} hours a night",
             "I get {number} hours of sleep a night",
@@ -3141,7 +3097,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="morning_ritual",
-        fact="{n} starts the morning with {ritual}",
         said=(
             "I start the morning with {ritual}",
             "My mornings begin with {ritual}",
@@ -3172,7 +3127,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="exercise",
-        fact="{n} keeps fit with {exercise}",
         said=(
             "I keep fit with {exercise}",
             "I stay in shape through {exercise}",
@@ -3203,7 +3157,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="workouts_per_week",
-        fact="{n} works out {number} times a week",
         said=(
             "I work out {number} times a week",
             "I exercise {number} times a week",
@@ -3232,7 +3185,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="gym",
-        fact="{n} trains at a gym called {place}",
         said=(
             "I train at a gym called {place}",
             "My gym is {place}",
@@ -3261,7 +3213,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="fear",
-        fact="{n} is afraid of {fear}",
         said=(
             "I'm afraid of {fear}",
             "I'm terrified of {fear}",
@@ -3292,7 +3243,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="relaxes",
-        fact="{n} relaxes with {relaxer}",
         said=(
             "I relax with {relaxer}",
             "I unwind with {relaxer}",
@@ -3323,7 +3273,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="gave_up",
-        fact="{n} has given up {vice}",
         said=(
             "I've given up {vice}",
             "I've quit {vice}",
@@ -3354,7 +3303,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="podcast",
-        fact="{n} listens to the podcast {title}",
         said=(
             "I listen to the podcast {title}",
             "I follow a podcast called {title}",
@@ -3385,7 +3333,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="tv_show",
-        fact="{n} is watching the TV show {title}",
         said=(
             "I'm watching the TV show {title}",
             "The series I'm watching right now is {title}",
@@ -3415,7 +3362,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="playing_now",
-        fact="{n} is currently playing through {title} on the console",
         said=(
             "I'm currently playing through {title} on the console",
             "The game on my console right now is {title}",
@@ -3444,7 +3390,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="board_game",
-        fact="{n} likes to play {boardgame} on games night",
         said=(
             "I like to play {boardgame} with others around a table",
             "On games night I always want to play {boardgame}",
@@ -3475,7 +3420,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="baking",
-        fact="{n}'s baking speciality is {bake}",
         said=(
             "My baking speciality is {bake}",
             "I'm known for baking {bake}",

@@ -1983,7 +1983,6 @@ POOLS: dict[str, tuple[str, ...]] = {
 RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="trip_country",
-        fact="{n} plans a trip to {country} in {month}",
         said=(
             "I'm planning a trip to {country} in {month}",
             "In {month} I'm off to {country}",
@@ -2016,7 +2015,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="wish_city",
-        fact="{n} wants to see {city} some day",
         said=(
             "I've always wanted to visit {city}",
             "{city} is on my bucket list",
@@ -2047,7 +2045,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="move_plan",
-        fact="{n} is planning to move to {city}",
         said=(
             "I'm planning to move to {city}",
             "I've decided to relocate to {city}",
@@ -2078,7 +2075,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="course_taken",
-        fact="{n} is taking a course in {course}",
         said=(
             "I'm taking a course in {course}",
             "I've signed up for a class in {course}",
@@ -2110,7 +2106,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="race_training",
-        fact="{n} is training for {a race}",
         said=(
             "I'm training for {a race}",
             "I've signed up for {a race}, so I train a lot",
@@ -2141,7 +2136,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="purchase_plan",
-        fact="{n} wants to buy {a gadget}",
         said=(
             "I want to buy {a gadget}",
             "I'm thinking of getting {a gadget}",
@@ -2173,7 +2167,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="business_plan",
-        fact="{n} wants to start {a venture}",
         said=(
             "I want to start {a venture}",
             "I'm planning to open {a venture} of my own",
@@ -2204,7 +2197,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="business_owned",
-        fact="{n} owns {a venture} called {place}",
         said=(
             "I own {a venture} called {place}",
             "I run my own business, {a venture} called {place}",
@@ -2236,7 +2228,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="visited_country",
-        fact="{n} visited {country} in {year}",
         said=(
             "I visited {country} in {year}",
             "I was in {country} in {year}",
@@ -2262,7 +2253,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="met_at_event",
-        fact="{n} met {name} at {a event}",
         said=(
             "I met {name} at {a event}",
             "I got to know {name} at {a event}",
@@ -2288,7 +2278,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="contest_won",
-        fact="{n} won {a contest}",
         said=(
             "I won {a contest}",
             "I came first in {a contest}",
@@ -2314,7 +2303,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="gadget_broken",
-        fact="{n} broke {a gadget}",
         said=(
             "I broke my {gadget}",
             "I managed to break {a gadget}",
@@ -2340,7 +2328,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="lost_thing",
-        fact="{n} lost {a belonging} in {city}",
         said=(
             "I lost {a belonging} in {city}",
             "I lost my {belonging} somewhere in {city}",
@@ -2366,7 +2353,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="graduation_year",
-        fact="{n} graduated in {year}",
         said=(
             "I graduated in {year}",
             "I got my degree in {year}",
@@ -2391,7 +2377,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="race_finished",
-        fact="{n} finished {a race} in {month}",
         said=(
             "I finished {a race} in {month}",
             "I did {a race} last {month}",
@@ -2417,7 +2402,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="concert_seen",
-        fact="{n} saw {live_band} live in {city}",
         said=(
             "I saw {live_band} live in {city}",
             "I went to a concert by {live_band} in {city}",
@@ -2443,7 +2427,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="car_driven",
-        fact="{n} drives {a vehicle}",
         said=(
             "I drive {a vehicle}",
             "My car is {a vehicle}",
@@ -2474,7 +2457,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="bike_colour",
-        fact="{n} rides {a paint} bicycle",
         said=(
             "I ride {a paint} bike",
             "My bike is {paint}",
@@ -2505,7 +2487,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="phone_brand",
-        fact="{n} uses {a brand} phone",
         said=(
             "I have {a brand} phone",
             "My phone is {a brand}",
@@ -2535,7 +2516,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="laptop_brand",
-        fact="{n} works on {a brand} laptop",
         said=(
             "I work on {a brand} laptop",
             "My laptop is {a brand}",
@@ -2566,7 +2546,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="camera_brand",
-        fact="{n} takes photos with {a brand} camera",
         said=(
             "I take photos with {a brand} camera",
             "My camera is {a brand}",
@@ -2596,7 +2575,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="house_plant",
-        fact="{n} keeps {a house_plant} at home",
         said=(
             "I have {a house_plant} at home",
             "There's {a house_plant} on my windowsill",
@@ -2628,7 +2606,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="furniture_owned",
-        fact="{n} has {a furniture} in the living room",
         said=(
             "I have {a furniture} in my living room",
             "In my living room there's {a furniture}",
@@ -2659,7 +2636,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="saving_goal",
-        fact="{n} is saving for {a goal}",
         said=(
             "I'm saving for {a goal}",
             "I'm putting money aside for {a goal}",
@@ -2689,7 +2665,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="monthly_savings",
-        fact="{n} saves {count} euros a month",
         said=(
             "I save {count} euros a month",
             "I put {count} euros into savings every month",
@@ -2719,7 +2694,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="paid_service",
-        fact="{n} subscribes to {a service}",
         said=(
             "I subscribe to {a service}",
             "I'm subscribed to {a service}",
@@ -2751,7 +2725,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="owes_money",
-        fact="{n} owes {name} {count} dollars",
         said=(
             "I owe {name} {count} dollars",
             "I still owe {count} dollars to {name}",
@@ -2783,7 +2756,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="lent_thing",
-        fact="{n} lent {name} {a belonging}",
         said=(
             "I lent {name} {a belonging}",
             "I lent my {belonging} to {name}",
@@ -2814,7 +2786,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="food_budget",
-        fact="{n} has a food budget of {count} pounds a week",
         said=(
             "My food budget is {count} pounds a week",
             "I spend {count} pounds a week on groceries",
@@ -2844,7 +2815,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="appointment_day",
-        fact="{n} has {a appointment} on {day}",
         said=(
             "I have {a appointment} on {day}",
             "I've got {a appointment} on {day}",
@@ -2876,7 +2846,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="deadline",
-        fact="{n} must finish {a paperwork} by {day}",
         said=(
             "I have to finish {a paperwork} by {day}",
             "I've got {a paperwork} due on {day}",
@@ -2907,7 +2876,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="night_shift",
-        fact="{n} works the night shift on {weekday}s",
         said=(
             "I work the night shift on {weekday}s",
             "On {weekday}s I work nights",
@@ -2938,7 +2906,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="gym_day",
-        fact="{n} goes to the gym on {weekday}s",
         said=(
             "I go to the gym on {weekday}s",
             "I hit the gym every {weekday}",
@@ -2969,7 +2936,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="wake_time",
-        fact="{n} gets up at {clock}",
         said=(
             "I get up at {clock}",
             "I wake up at {clock}",
@@ -2999,7 +2965,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="weekday_routine",
-        fact="{n} spends {weekday} evenings {routine}",
         said=(
             "I spend {weekday} evenings {routine}",
             "My {weekday} evenings are for {routine}",
@@ -3029,7 +2994,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="travel_pick",
-        fact="{n} asks for {a travel_pick} when travelling",
         said=(
             "I always ask for {a travel_pick} when I travel",
             "When I travel I prefer {a travel_pick}",
@@ -3060,7 +3024,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="airline",
-        fact="{n} usually flies with {brand}",
         said=(
             "I usually fly with {brand}",
             "My favourite airline is {brand}",
@@ -3090,7 +3053,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="lodging",
-        fact="{n} likes to stay in {a lodging} on holiday",
         said=(
             "I like to stay in {a lodging} on holiday",
             "On holiday I prefer to sleep in {a lodging}",
@@ -3120,7 +3082,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="resolution",
-        fact="{n} has made a resolution to {resolution}",
         said=(
             "I've resolved to {resolution}",
             "My New Year's resolution is to {resolution}",
@@ -3151,7 +3112,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="build_project",
-        fact="{n} is building {a build}",
         said=(
             "I'm building {a build}",
             "My current project is building {a build}",
@@ -3183,7 +3143,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="blog",
-        fact="{n} runs a blog about {blog_topic}",
         said=(
             "I run a blog about {blog_topic}",
             "I write a blog on {blog_topic}",
@@ -3215,7 +3174,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="software_used",
-        fact="{n} uses {software} every day",
         said=(
             "I use {software} every day",
             "I work with {software} daily",
@@ -3247,7 +3205,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="code_language",
-        fact="{n} writes code in {code_language}",
         said=(
             "I write code in {code_language}",
             "I program in {code_language}",
@@ -3279,7 +3236,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="renovation",
-        fact="{n} is renovating the {reno_room}",
         said=(
             "I'm renovating the {reno_room}",
             "I'm doing up my {reno_room}",
@@ -3311,7 +3267,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="recipe_learning",
-        fact="{n} is learning to make {new_dish}",
         said=(
             "I'm learning to make {new_dish}",
             "I'm trying to master {new_dish}",
@@ -3342,7 +3297,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="gift_given",
-        fact="{n} gave {name} {a belonging} as a present",
         said=(
             "I gave {name} {a belonging} as a present",
             "I bought {name} {a belonging} as a gift",
@@ -3368,7 +3322,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="gift_received",
-        fact="{n} got {a belonging} as a gift from {name}",
         said=(
             "I got {a belonging} as a gift from {name}",
             "{name} gave me {a belonging} as a present",
@@ -3394,7 +3347,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="charity",
-        fact="{n} donates to {cause}",
         said=(
             "I donate to {cause}",
             "I give money to {cause}",
@@ -3425,7 +3377,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="organising",
-        fact="{n} is organising {a event} in {month}",
         said=(
             "I'm organising {a event} in {month}",
             "I'm in charge of {a event} in {month}",
@@ -3456,7 +3407,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="life_dream",
-        fact="{n} dreams of {dream}",
         said=(
             "I dream of {dream}",
             "My big dream is {dream}",
@@ -3486,7 +3436,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="answer_style",
-        fact="{n} prefers {answer_style} answers",
         said=(
             "I prefer {answer_style} answers",
             "Please give me {answer_style} answers",
@@ -3516,7 +3465,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="called_name",
-        fact="{n} wants to be called {name}",
         said=(
             "Call me {name}",
             "Please call me {name}",
@@ -3546,7 +3494,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="time_zone",
-        fact="{n} is on {time_zone} time",
         said=(
             "I'm on {time_zone} time",
             "My time zone is {time_zone}",
@@ -3576,7 +3523,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="unit_preference",
-        fact="{n} wants measurements in {unit}",
         said=(
             "I want measurements in {unit}",
             "Please give me figures in {unit}",
@@ -3607,7 +3553,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="reply_language",
-        fact="{n} wants replies in {reply_language}",
         said=(
             "I want replies in {reply_language}",
             "Please reply to me in {reply_language}",
@@ -3637,7 +3582,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="book_project",
-        fact="{n} is writing a book called {title}",
         said=(
             "I'm writing a book called {title}",
             "I'm working on a book, and its title is {title}",

@@ -1097,7 +1097,6 @@ POOLS: dict[str, tuple[str, ...]] = {
 RELATIONS: tuple[Relation, ...] = (
     Relation(
         name="home_city",
-        fact="{n} lives in {city}",
         said=(
             "I live in {city}",
             "I moved to {city}",
@@ -1136,7 +1135,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="moved_from",
-        fact="{n} moved here from {country}",
         said=(
             "I moved here from {country}",
             "I came here from {country}",
@@ -1161,7 +1159,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="birth_city",
-        fact="{n} was born in {city}",
         said=(
             "I was born in {city}",
             "{city} is where I was born",
@@ -1186,7 +1183,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="grew_up",
-        fact="{n} grew up in {city}",
         said=(
             "I grew up in {city}",
             "My whole childhood was in {city}",
@@ -1211,7 +1207,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="home_street",
-        fact="{n}'s address is on {street}",
         said=(
             "I live on {street}",
             "My address is on {street}",
@@ -1241,7 +1236,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="home_kind",
-        fact="{n}'s home is {a home_kind}",
         said=(
             "I live in {a home_kind}",
             "My home is {a home_kind}",
@@ -1271,7 +1265,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="home_floor",
-        fact="{n} lives on floor {number}",
         said=(
             "I live on floor {number}",
             "My flat is on floor {number}",
@@ -1301,7 +1294,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="flatmate",
-        fact="{n} shares a flat with {name}",
         said=(
             "I share a flat with {name}",
             "My flatmate is called {name}",
@@ -1332,7 +1324,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="landlord",
-        fact="{n} rents from a landlord named {name}",
         said=(
             "My landlord is called {name}",
             "I rent my place from {name}",
@@ -1362,7 +1353,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="moving_plan",
-        fact="{n} is moving to {city} in {month}",
         said=(
             "I'm moving to {city} in {month}",
             "In {month} I'm moving to {city}",
@@ -1392,7 +1382,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="neighbour_name",
-        fact="{n} has a neighbour named {name}",
         said=(
             "My neighbour is called {name}",
             "I live next door to {name}",
@@ -1423,7 +1412,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="neighbour_job",
-        fact="The neighbour who lives above {n} is {a job}",
         said=(
             "My upstairs neighbour is {a job}",
             "The neighbour above me works as {a job}",
@@ -1453,7 +1441,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="job",
-        fact="{n} works as {a job}",
         said=(
             "I work as {a job}",
             "I'm {a job}",
@@ -1486,7 +1473,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="employer",
-        fact="{n} works for {company}",
         said=(
             "I work for {company}",
             "My employer is {company}",
@@ -1517,7 +1503,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="first_job",
-        fact="{n}'s very first job was as {a job}",
         said=(
             "My first job ever was as {a job}",
             "I started out as {a job}",
@@ -1542,7 +1527,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="boss",
-        fact="{n}'s boss is called {name}",
         said=(
             "My boss is called {name}",
             "I report to {name}",
@@ -1572,7 +1556,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="colleague_department",
-        fact="{n}'s colleague {name} works in {department}",
         said=(
             "My colleague {name} works in {department}",
             "I have a colleague called {name} who works in {department}",
@@ -1603,7 +1586,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="commute_mode",
-        fact="{n} gets to work by {commute}",
         said=(
             "I get to work by {commute}",
             "I commute by {commute}",
@@ -1634,7 +1616,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="commute_time",
-        fact="{n}'s way to work takes {count} minutes",
         said=(
             "My commute takes {count} minutes",
             "I need {count} minutes to get to work",
@@ -1664,7 +1645,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="work_start",
-        fact="{n} starts work at {clock}",
         said=(
             "I start work at {clock}",
             "My working day begins at {clock}",
@@ -1694,7 +1674,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="remote_day",
-        fact="{n} works from home on {weekday}s",
         said=(
             "I work from home on {weekday}s",
             "{weekday} is my home office day",
@@ -1725,7 +1704,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="team_meeting",
-        fact="{n} has a weekly team meeting on {weekday} at {clock}",
         said=(
             "My weekly team meeting is on {weekday} at {clock}",
             "My team meets every {weekday} at {clock}",
@@ -1755,7 +1733,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="side_job",
-        fact="{n} has a side job as {a job}",
         said=(
             "I have a side job as {a job}",
             "On the side I work as {a job}",
@@ -1786,7 +1763,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="studies",
-        fact="{n} studies {subject}",
         said=(
             "I study {subject}",
             "I'm a student of {subject}",
@@ -1816,7 +1792,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="degree",
-        fact="{n} has a degree in {subject}",
         said=(
             "I have a degree in {subject}",
             "My degree is in {subject}",
@@ -1842,7 +1817,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="university",
-        fact="{n} graduated from {university}",
         said=(
             "I graduated from {university}",
             "I went to {university}",
@@ -1867,7 +1841,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="school",
-        fact="{n} went to school at {school}",
         said=(
             "I went to school at {school}",
             "My old school is {school}",
@@ -1892,7 +1865,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="certificate",
-        fact="{n} holds {a certificate}",
         said=(
             "I have {a certificate}",
             "I hold {a certificate}",
@@ -1923,7 +1895,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="thesis",
-        fact="{n} wrote a thesis about {thesis}",
         said=(
             "I wrote my thesis about {thesis}",
             "My thesis was about {thesis}",
@@ -1948,7 +1919,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="speaks",
-        fact="{n} speaks {language}",
         said=(
             "I speak {language}",
             "I can speak {language}",
@@ -1979,7 +1949,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="learning",
-        fact="{n} is learning {language}",
         said=(
             "I'm learning {language}",
             "I'm trying to learn {language}",
@@ -2010,7 +1979,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="mother_tongue",
-        fact="{n}'s mother tongue is {language}",
         said=(
             "My mother tongue is {language}",
             "I'm a native speaker of {language}",
@@ -2035,7 +2003,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="partner_name",
-        fact="{n}'s partner is called {name}",
         said=(
             "My partner is called {name}",
             "I'm in a relationship with {name}",
@@ -2067,7 +2034,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="sister_name",
-        fact="{n}'s sister is called {woman}",
         said=(
             "My sister is called {woman}",
             "I have a sister named {woman}",
@@ -2093,7 +2059,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="sister_job",
-        fact="{n}'s sister {woman} works as {a job}",
         said=(
             "My sister {woman} works as {a job}",
             "My sister {woman} is {a job}",
@@ -2124,7 +2089,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="brother_job",
-        fact="{n}'s brother {man} has a job as {a job}",
         said=(
             "My brother {man} has a job as {a job}",
             "My brother {man} works as {a job}",
@@ -2155,7 +2119,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="mother_birthplace",
-        fact="{n}'s mother was born in {city}",
         said=(
             "My mother was born in {city}",
             "My mum comes from {city} originally",
@@ -2180,7 +2143,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="father_job",
-        fact="{n}'s father works as {a job}",
         said=(
             "My father works as {a job}",
             "My dad is {a job}",
@@ -2210,7 +2172,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="daughter_name",
-        fact="{n} has a daughter called {woman}",
         said=(
             "I have a daughter called {woman}",
             "My daughter's name is {woman}",
@@ -2236,7 +2197,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="son_studies",
-        fact="{n}'s son {man} studies {subject}",
         said=(
             "My son {man} studies {subject}",
             "My son {man} is studying {subject}",
@@ -2267,7 +2227,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="siblings_count",
-        fact="{n} has {number} siblings",
         said=(
             "I have {number} siblings",
             "I've got {number} brothers and sisters",
@@ -2292,7 +2251,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="wedding_day",
-        fact="{n}'s wedding anniversary is on {day}",
         said=(
             "My wedding anniversary is on {day}",
             "I got married on {day}",
@@ -2317,7 +2275,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="wedding_city",
-        fact="{n} got married in {city}",
         said=(
             "I got married in {city}",
             "My wedding took place in {city}",
@@ -2342,7 +2299,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="engagement",
-        fact="{n} got engaged to {name} in {month}",
         said=(
             "I got engaged to {name} in {month}",
             "In {month} I got engaged to {name}",
@@ -2372,7 +2328,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="grandmother_name",
-        fact="{n}'s grandmother is called {woman}",
         said=(
             "My grandmother is called {woman}",
             "My granny's name is {woman}",
@@ -2397,7 +2352,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="grandfather_country",
-        fact="{n}'s grandfather came from {country}",
         said=(
             "My grandfather came from {country}",
             "My grandpa was from {country}",
@@ -2422,7 +2376,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="relative_city",
-        fact="{n}'s {relative} lives in {city}",
         said=(
             "My {relative} lives in {city}",
             "I have {a relative} living in {city}",
@@ -2453,7 +2406,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="best_friend",
-        fact="{n}'s best friend is {name}",
         said=(
             "My best friend is {name}",
             "{name} is my best friend",
@@ -2483,7 +2435,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="friend_since",
-        fact="{n} has been friends with {name} since {year}",
         said=(
             "I've been friends with {name} since {year}",
             "I've known my friend {name} since {year}",
@@ -2514,7 +2465,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="dog_name",
-        fact="{n} has a dog called {pet}",
         said=(
             "I have a dog called {pet}",
             "My dog's name is {pet}",
@@ -2545,7 +2495,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="cat_name",
-        fact="{n} has a cat called {pet}",
         said=(
             "I have a cat called {pet}",
             "My cat's name is {pet}",
@@ -2576,7 +2525,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="dog_breed",
-        fact="{n}'s dog is {a dog_breed}",
         said=(
             "My dog is {a dog_breed}",
             "I have {a dog_breed}",
@@ -2606,7 +2554,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="other_animal",
-        fact="{n} has {a animal} called {pet}",
         said=(
             "I have {a animal} called {pet}",
             "My {animal} is called {pet}",
@@ -2637,7 +2584,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="age",
-        fact="{n} is {count} years old",
         said=(
             "I'm {count} years old",
             "I'm {count}",
@@ -2668,7 +2614,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="birthday",
-        fact="{n}'s birthday is on {day}",
         said=(
             "My birthday is on {day}",
             "I have my birthday on {day}",
@@ -2693,7 +2638,6 @@ RELATIONS: tuple[Relation, ...] = (
     ),
     Relation(
         name="nickname",
-        fact="{n}'s nickname is {nickname}",
         said=(
             "My nickname is {nickname}",
             "My friends call me {nickname}",
