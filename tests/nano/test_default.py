@@ -112,6 +112,24 @@ def test_any_other_model_keeps_the_ordinary_limits(other: dict[str, str], monkey
     assert limits(fitted(load_settings(**{**other, "model": None}))) == ORDINARY
 
 
+@pytest.mark.parametrize(
+    "served",
+    [{"model": "some/folder"}, {"model": "nano", "base_url": "http://127.0.0.1:9"}],
+    ids=["here", "by a server"],
+)
+def test_its_adapters_bring_its_limits_whoever_runs_them(
+    served: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    extraction = nano.ADAPTERS["extraction"]
+    assert limits(fitted(load_settings(**served, adapters={"extraction": extraction}))) == nano.SETTINGS
+    beside = tmp_path / "link"
+    beside.symlink_to(nano.FOLDER)
+    settings = load_settings(**served, adapters={"extraction": str(beside / "extraction")}, exchange_chars=300)
+    assert limits(fitted(settings)) == {**nano.SETTINGS, "exchange_chars": 300}
+    others = load_settings(**served, adapters={"extraction": str(tmp_path), "update": nano.ADAPTERS["update"]})
+    assert limits(fitted(others)) == ORDINARY
+
+
 def test_a_memory_of_ready_made_parts_keeps_the_ordinary_limits(tmp_path: Path) -> None:
     with Memory(backend=FakeBackend(), store=EdgeFactStore(tmp_path), embedder=WordEmbedder()) as memory:
         assert limits(memory.settings) == ORDINARY
