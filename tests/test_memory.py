@@ -432,21 +432,35 @@ def test_a_cut_reply_is_salvaged_where_a_longer_one_has_no_room(tmp_path: Path) 
     with make(tmp_path, FakeBackend(extraction=lambda r: next(replies))) as memory:
         result = memory.add([said("tea and milk")], scope=ANA)
         assert [event.fact.text for event in result.events] == ["Likes tea"]
-        assert "cut off" in str(result.errors[0])
+        assert "cut off;" in str(result.errors[0])
+
+
+def test_an_unreadable_reply_without_room_for_a_longer_one_names_both(tmp_path: Path) -> None:
+    replies = iter([Completion("Well, let me see", "length"), PromptTooLongError("The window is 64 tokens.")])
+    with make(tmp_path, FakeBackend(extraction=lambda r: next(replies))) as memory:
+        result = memory.add([said("tea and milk")], scope=ANA)
+        assert len(result.pending) == 1
+        assert "cannot be read" in str(result.errors[0])
+        assert "no room: The window is 64 tokens." in str(result.errors[0])
 
 
 def test_facts_too_long_to_compare_are_compared_in_parts_and_at_last_added_as_they_are(tmp_path: Path) -> None:
     def roomy_for_one(request: Request) -> Reply:
         _, new = update.lists(str(request.messages[-1]["content"]))
         too_long = len(new) > 1 or "anchovy" in new[0]
-        return PromptTooLongError("The window is full.", status=400) if too_long else keep_all(request)
+        return PromptTooLongError(f"The window is full: {new}", status=400) if too_long else keep_all(request)
 
     with updating(tmp_path, roomy_for_one) as memory:
         memory.add([said("«Likes cheese pizza»")], scope=ANA)
         more = ["Likes tuna pizza", "Likes anchovy pizza", "Likes green pizza", "Likes black anchovy pizza"]
         result = memory.add([said("".join(f"«{text}»" for text in more))], scope=ANA)
         assert [event.fact.text for event in result.events] == more
-        assert [(failure.stage, str(failure.error)) for failure in result.errors] == [("update", "The window is full.")]
+        [failure] = result.errors
+        assert failure.stage == "update"
+        assert str(failure.error) == (
+            "2 of the new facts had no room to be compared with others and were added as they are: "
+            "The window is full: ['Likes anchovy pizza']"
+        )
         assert result.pending == ()
 
 

@@ -27,7 +27,7 @@ RETRY_TEMPERATURE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[R]):
-    """A reading, what it cost, and whether the reply stayed cut off after the retry (complete items are kept)."""
+    """A reading, what it cost, and whether the reply stayed cut off in spite of a retry (complete items are kept)."""
 
     reading: R
     usage: Usage
@@ -61,8 +61,11 @@ def ask(
     temperature = 0.0 if cut else RETRY_TEMPERATURE
     try:
         second = yield from Complete(Request(expert, messages, schema, room, temperature))
-    except PromptTooLongError:  # no room for a longer reply: the first is all there is
-        return Asked(read(first.text), first.usage, truncated=True)
+    except PromptTooLongError as error:  # no room for a longer reply: the first is all there is
+        try:
+            return Asked(read(first.text), first.usage, truncated=True)
+        except ReplyError as unread:
+            raise ReplyError(f"{unread} A longer reply has no room: {error}", reply=first.text) from error
     reading = read(second.text)
     truncated = reading.truncated or second.finish_reason == "length"
     return Asked(reading, first.usage + second.usage, truncated)

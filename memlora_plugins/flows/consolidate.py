@@ -53,7 +53,7 @@ def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules
                 raise
             continue
         kept = yield from as_kept(store, plan.added)
-        return AddResult(events=plan.told(kept), errors=answers.errors, usage=answers.usage)
+        return AddResult(events=plan.told(kept), errors=plan.failures(), usage=answers.usage)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -63,22 +63,21 @@ class _Answers:
     def __init__(self, turn: Turn, rules: Rules) -> None:
         self._turn = turn
         self._rules = rules
-        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], update.Decisions] = {}
-        self._failed: dict[str, Failure] = {}
+        self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], Asked[update.Decisions] | PromptTooLongError] = {}
         self.usage = Usage()
 
-    @property
-    def errors(self) -> tuple[Failure, ...]:
-        """What was kept without a decision, each reason once."""
-        return tuple(self._failed.values())
-
-    def failed(self, error: ReplyError | PromptTooLongError) -> None:
-        self._failed.setdefault(str(error), Failure("update", error, (self._turn.id,)))
-
-    def about(self, old: Sequence[str], new: Sequence[str]) -> Flow[update.Decisions]:
+    def about(self, old: Sequence[str], new: Sequence[str]) -> Flow[Asked[update.Decisions]]:
         key = (tuple(old), tuple(new))
         if key not in self._known:
-            yield from Emit(Stage("update", {"turn": self._turn.id, "old": len(old), "new": len(new)}))
+            self._known[key] = yield from self._ask(old, new)
+        known = self._known[key]
+        if isinstance(known, PromptTooLongError):
+            raise known
+        return known
+
+    def _ask(self, old: Sequence[str], new: Sequence[str]) -> Flow[Asked[update.Decisions] | PromptTooLongError]:
+        yield from Emit(Stage("update", {"turn": self._turn.id, "old": len(old), "new": len(new)}))
+        try:
             asked: Asked[update.Decisions] = yield from ask(
                 "update",
                 update.messages(old, new, self._rules.prompt_style("update")),
@@ -86,11 +85,10 @@ class _Answers:
                 schema=update.SCHEMA,
                 max_tokens=update.MAX_TOKENS,
             )
-            self.usage += asked.usage
-            if asked.truncated:
-                self.failed(ReplyError("The reply was cut off; new facts it did not reach were added as they are."))
-            self._known[key] = asked.reading
-        return self._known[key]
+        except PromptTooLongError as error:
+            return error
+        self.usage += asked.usage
+        return asked
 
 
 def _plan(
@@ -135,17 +133,17 @@ def _compare(plan: _Plan, group: Sequence[tuple[str, list[Fact]]], answers: _Ans
     old = list({fact.id: fact for _, close in group for fact in close}.values())
     about = [text for text, _ in group]
     try:
-        decisions = yield from answers.about([fact.text for fact in old], about)
+        asked = yield from answers.about([fact.text for fact in old], about)
     except PromptTooLongError as error:
         if len(group) == 1:
-            answers.failed(error)
-            plan.add(about[0])
+            plan.add_uncompared(about[0], error)
             return
         half = len(group) // 2
         yield from _compare(plan, group[:half], answers)
         yield from _compare(plan, group[half:], answers)
         return
-    plan.follow(decisions, old, about)
+    plan.follow(asked.reading, old, about)
+    plan.cut_off |= asked.truncated
 
 
 class _Plan:
@@ -159,6 +157,8 @@ class _Plan:
         self._sources: list[NewSources] = []
         self.added: list[Fact] = []
         self.events: list[FactEvent] = []
+        self.cut_off = False
+        self._uncompared: list[PromptTooLongError] = []
         self.vectors: dict[str, Vector] = {}
 
     def change(self) -> Change:
@@ -181,6 +181,22 @@ class _Plan:
 
     def add(self, text: str) -> Fact | None:
         return self._new(text, "ADD")
+
+    def add_uncompared(self, text: str, why: PromptTooLongError) -> None:
+        """Add a fact that the update expert has no room for."""
+        self._uncompared.append(why)
+        self.add(text)
+
+    def failures(self) -> tuple[Failure, ...]:
+        """What was added without a decision, and why."""
+        errors: list[ReplyError | PromptTooLongError] = []
+        if self.cut_off:
+            errors.append(ReplyError("The reply was cut off; new facts it did not reach were added as they are."))
+        if self._uncompared:
+            first = self._uncompared[0]
+            told = f"{len(self._uncompared)} of the new facts had no room to be compared with others and were added as "
+            errors.append(PromptTooLongError(f"{told}they are: {first}", status=first.status))
+        return tuple(Failure("update", error, (self._turn.id,)) for error in errors)
 
     def follow(self, decisions: update.Decisions, old: Sequence[Fact], new: Sequence[str]) -> None:
         """Carry out the update expert's decisions. DELETEs come last, so that they can name what replaced them."""

@@ -227,7 +227,7 @@ def _extract(store: FactStore, turn: Turn, rules: Rules) -> Flow[_Extracted]:
 
 
 def _cut_off() -> ReplyError:
-    return ReplyError("The reply was cut off twice; its complete items were kept, others may be missing.")
+    return ReplyError("The reply was cut off; its complete items were kept, others may be missing.")
 
 
 def _exchange(turn: Turn, piece: str, previous: Turn | None, rules: Rules) -> extraction.Exchange:

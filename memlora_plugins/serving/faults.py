@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,10 @@ LONGEST_RETRY_AFTER = 60.0
 """Seconds. A server that asks for a longer pause gets an error instead of a caller that hangs."""
 
 _LONGEST_QUOTE = 300
-_TOO_LONG = re.compile(r"(context|model) (length|window)|too (long|large|many tokens)|maximum .{0,40}tokens", re.I)
+_TOO_LONG = re.compile(
+    r"(context|model) (length|size|window)|(prompt|inputs?|messages?)\b.{0,40}\btoo (long|large|many)", re.IGNORECASE
+)
+_TOO_LONG_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 
 
 class Again(Exception):
@@ -62,13 +66,17 @@ def status_error(response: httpx.Response, url: str, hint: str, secret: str = ""
     if 300 <= status < 400:
         target = response.headers.get("location", "nowhere")
         return BackendRequestError(f"{url} redirects to {target}; set base_url to the final address.", status=status)
-    if status in (400, 413, 422) and _TOO_LONG.search(said):
-        shorter = "Shorten the messages or lower max_tokens."
-        return PromptTooLongError(
-            f"{url} refused the request with {status}: {_sentence(said)} {shorter}", status=status
-        )
+    if status in (400, 413, 422) and _is_too_long(details):
+        advice = "Shorten the messages or lower max_tokens."
+        return PromptTooLongError(f"{url} refused the request with {status}: {_sentence(said)} {advice}", status=status)
     advice = {401: "Check api_key.", 403: "Check api_key.", 404: hint}.get(status, "Sending it again cannot help.")
     return BackendRequestError(f"{url} refused the request with {status}: {_sentence(said)} {advice}", status=status)
+
+
+def _is_too_long(details: Mapping[str, Any]) -> bool:
+    """Whether an error object says that the context window is too small; servers agree on no code for it."""
+    named = {str(details.get(key)) for key in ("code", "type")}
+    return bool(named & _TOO_LONG_CODES or _TOO_LONG.search(str(details.get("message"))))
 
 
 def _sentence(said: str) -> str:

@@ -25,6 +25,12 @@ class MuonAdamW(torch.optim.AdamW):
     def __init__(self, groups: Iterable[dict[str, Any]], **defaults: Any) -> None:
         super().__init__([{"muon": False, **group} for group in groups], **defaults)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As Adam wants it when a state is loaded: each weight with its number of steps, whether it is used or not."""
+        for held in state.get("state", {}).values():
+            held.setdefault("step", torch.zeros(()))
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. The gradients of the matrices are gone after it."""

@@ -96,6 +96,9 @@ class Teacher:
             began = time.perf_counter()
             try:
                 said = await self._backend.acomplete(request)
+            except PromptTooLongError:  # it is there, and shorter ones may follow
+                self._failed_in_a_row = 0
+                raise
             except BackendError as error:
                 self._failed_in_a_row += 1
                 wrong = isinstance(error, BackendRequestError) and error.status in _WRONG_ADDRESS
@@ -196,7 +199,10 @@ class Recorder:
         try:
             said = await self._teacher.ask(request)
         except BackendError as error:
-            question.lesson = Dropped(_why(error))
+            if not (
+                isinstance(error, PromptTooLongError) and _is_retry(request)
+            ):  # else the first reply is all there is
+                question.lesson = Dropped(_why(error))
             if self._teacher.down is None and isinstance(error, BackendUnavailableError):
                 # The flow would leave the rest of the session undone; the next call may well succeed.
                 raise BackendRequestError(str(error)) from error

@@ -114,20 +114,27 @@ class ExpertTrainer(SFTTrainer):
         """The optimizer, with the embeddings and the output layer in groups of their own rate."""
         if self.optimizer is None:
             made: Any = super().create_optimizer(model)
-            groups = self._groups(made.param_groups)
-            self.optimizer = MuonAdamW(groups) if self._muon else type(made)(groups)
+            if self._muon or self._embedding_rate != 1:
+                groups = self._groups(made.param_groups)
+                self.optimizer = MuonAdamW(groups) if self._muon else type(made)(groups)
         return self.optimizer
 
     def _groups(self, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         trained: Any = self.model
-        words = {id(layer.weight) for layer in (trained.get_input_embeddings(), trained.get_output_embeddings())}
+        layers = (trained.get_input_embeddings(), trained.get_output_embeddings())
+        words = {id(layer.weight) for layer in layers if layer is not None}
+        tables = words | {id(layer.weight) for layer in trained.modules() if isinstance(layer, torch.nn.Embedding)}
+
+        def turned(weight: torch.Tensor) -> bool:
+            return self._muon and weight.ndim == 2 and id(weight) not in tables
+
         parts: list[dict[str, Any]] = []
         for group in groups:
-            apart = [weight for weight in group["params"] if id(weight) in words]
-            others = [weight for weight in group["params"] if id(weight) not in words]
-            matrices = [weight for weight in others if self._muon and weight.ndim == 2]
-            parts.append({**group, "params": [weight for weight in others if not (self._muon and weight.ndim == 2)]})
-            parts.append({**group, "params": matrices, "muon": True})
+            weights = group["params"]
+            others = [weight for weight in weights if id(weight) not in words and not turned(weight)]
+            apart = [weight for weight in weights if id(weight) in words]
+            parts.append({**group, "params": others})
+            parts.append({**group, "params": [weight for weight in weights if turned(weight)], "muon": True})
             parts.append({**group, "params": apart, "lr": group["lr"] * self._embedding_rate})
         return [part for part in parts if part["params"]]
 

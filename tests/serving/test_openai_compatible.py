@@ -332,17 +332,35 @@ async def test_odd_error_bodies_are_readable(fake_server, backend, world, raw):
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fault",
     [
-        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.",
-        "The decoder prompt (length 4100) is longer than the maximum model length of 4096 tokens.",
-        "Input is too long for requested model.",
+        Fault(400, "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens."),
+        Fault(400, "The decoder prompt (length 4100) is longer than the maximum model length of 4096 tokens."),
+        Fault(400, "request (4390 tokens) exceeds the available context size (4096 tokens), try increasing it"),
+        Fault(413, "Input is too long for requested model."),
+        Fault(422, "x" * 400 + " The messages have too many tokens."),
+        Fault(400, raw='{"error": {"message": "No.", "code": "context_length_exceeded"}}'),
+        Fault(400, raw='{"error": {"message": "No.", "type": "exceed_context_size_error", "code": 400}}'),
     ],
 )
-async def test_a_prompt_beyond_the_context_window_has_its_own_error(fake_server, backend, world, said):
-    fake_server.fail(Fault(400, said))
+async def test_a_prompt_beyond_the_context_window_has_its_own_error(fake_server, backend, world, fault):
+    fake_server.fail(fault)
     with pytest.raises(PromptTooLongError, match="lower max_tokens"):
         await world.complete(backend, SAY)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "max_tokens is too large: 5000. This model supports at most 4096 completion tokens.",
+        "Invalid 'user': string too long. Expected a string with maximum length 64.",
+    ],
+)
+async def test_other_limits_are_no_matter_of_the_prompt(fake_server, backend, world, said):
+    fake_server.fail(Fault(400, said))
+    with pytest.raises(BackendRequestError) as caught:
+        await world.complete(backend, SAY)
+    assert not isinstance(caught.value, PromptTooLongError)
 
 
 # Secrets ------------------------------------------------------------------------------------------------------------

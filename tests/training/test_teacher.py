@@ -261,6 +261,16 @@ def test_a_prompt_that_is_too_long_and_one_that_is_refused(teacher: FakeModelSer
     assert report.unanswered == 1
 
 
+def test_many_prompts_that_are_too_long_do_not_mean_that_the_teacher_is_down(
+    teacher: FakeModelServer, tmp_path: Path
+) -> None:
+    lines = [f"Ana: I like thing{n}." for n in range(24)]
+    teacher.fail(*[Fault(status=400, message="This model's maximum context length is 4096 tokens.")] * 12)
+    report = run(teacher, tmp_path, talk("a", *lines), concurrency=1, experts=("extraction",))
+    assert report.experts["extraction"].dropped == {"prompt too long": 12}
+    assert report.experts["extraction"].samples == 12
+
+
 @pytest.mark.parametrize("at_once", [1, 8])
 def test_a_teacher_that_is_down_stops_the_run_and_the_next_one_goes_on(
     teacher: FakeModelServer, tmp_path: Path, at_once: int

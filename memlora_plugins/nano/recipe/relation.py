@@ -39,6 +39,8 @@ class Relation:
     ended: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(set(self.said)) < _LEAST_SAID or len(set(self.asked)) < _LEAST_ASKED:
+            raise ValueError(f"{self.name}: too few sentences or questions")
         told = self.slots
         wrong = [text for text in self.said if slots(text) != told]
         wrong += [text for text in self.ended if not slots(text) <= told]
@@ -47,8 +49,6 @@ class Relation:
         wrong += [text for text in (*self.said, *self.ended) if text.endswith(".")]
         if set(self.asked) & {""} or wrong:
             raise ValueError(f"{self.name}: {wrong}")
-        if len(set(self.said)) < _LEAST_SAID or len(set(self.asked)) < _LEAST_ASKED:
-            raise ValueError(f"{self.name}: too few sentences or questions")
         wrong = [text for text in (*self.said, *self.ended) if not _FIRST_PERSON.search(text)]
         if wrong:
             raise ValueError(f"{self.name}: no first person in {wrong}")
