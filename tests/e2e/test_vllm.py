@@ -24,6 +24,7 @@ from memlora_plugins.errors import (
     BackendRequestError,
     BackendTimeoutError,
     BackendUnavailableError,
+    PromptTooLongError,
     ReplyError,
 )
 from memlora_plugins.serving.base import Completion, Request
@@ -272,7 +273,8 @@ async def test_what_the_killed_server_left_is_distilled(vllm_server, open_memory
     memory = open_memory()
     flushed = await memory.aio.flush()
     counts = memory.count(scope=ANA)
-    assert {type(failure.error) for failure in flushed.errors} <= {ReplyError}  # random weights may not come to an end
+    # Random weights may not come to an end, or note facts that are too long to be compared.
+    assert {type(failure.error) for failure in flushed.errors} <= {ReplyError, PromptTooLongError}
     assert (counts["turns"], counts["pending"]) == (24, len(flushed.pending))
     assert counts["pending"] < 24
     await memory.aio.close()
