@@ -44,6 +44,7 @@ from .errors import (
     StoreLockedError,
     StoreUnavailableError,
     TrainingError,
+    UnsaidError,
 )
 from .memory import AsyncMemory, Memory
 from .types import (
@@ -126,6 +127,7 @@ __all__ = [
     "Token",
     "TrainingError",
     "Turn",
+    "UnsaidError",
     "Usage",
     "VLLMBackend",
     "VLLMServer",

@@ -54,9 +54,12 @@ class Core:
         self._rules = remember.Rules(
             prompt_style=backend.prompt_style,
             neighbours_per_fact=settings.neighbours_per_fact,
+            facts_per_update=settings.facts_per_update,
             similarity_threshold=settings.similarity_threshold,
             exchange_chars=settings.exchange_chars,
             quoted_facts=settings.quoted_facts,
+            memories_per_answer=settings.memories_per_answer,
+            answer_threshold=settings.answer_threshold,
         )
 
     def start(self) -> Flow[None]:

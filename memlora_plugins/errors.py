@@ -30,6 +30,7 @@ MemloraError
 │       └── AdapterNotLoadedError         the server does not have it and it could not be reloaded
 ├── TrainingError                         training cannot start or go on; what was saved before is whole
 └── ReplyError                            a model's reply could not be read, even after a retry
+    └── UnsaidError                       facts of a reply that nobody said were left out
 """
 
 from __future__ import annotations
@@ -172,3 +173,7 @@ class ReplyError(MemloraError):
     def __init__(self, message: str, *, reply: str = "") -> None:
         super().__init__(message)
         self.reply = reply
+
+
+class UnsaidError(ReplyError):
+    """Facts of a reply that are not in the person's words were left out. `reply` has them, a line each."""

@@ -77,18 +77,29 @@ class Settings(BaseSettings):
 
     neighbours_per_fact: int = Field(default=5, ge=1, le=50)
     """How many old facts the update expert sees for each new one (the paper's pipeline uses 5)."""
+    facts_per_update: int = Field(default=12, ge=1, le=100)
+    """How many new facts the update expert is asked about at once; the rest of a long message is asked about beside
+    them. Small models decide best about one at a time."""
     similarity_threshold: float = Field(default=0.35, ge=-1, le=1)
     """Cosine below which an old fact is no neighbour; a new fact without neighbours is added without a model call."""
     exchange_chars: int = Field(default=4000, ge=200)
     """Longest piece of one message that one extraction sees; longer messages are distilled piece by piece."""
     quoted_facts: bool = False
     """The extraction expert notes facts in the person's own words: they are kept with who said them, `Ana: I moved to
-    Porto.`, and never changed into other words or because of what somebody else said. Set where nano is the model or
-    its adapter the extraction expert; say it yourself where a server knows that adapter by a name only."""
+    Porto.`, and never changed into other words or because of what somebody else said. The reply is held to the clauses
+    of the message where the server takes a JSON schema, and slips are put right from it; what nobody said is left out,
+    and `AddResult.errors` tells it (`UnsaidError`). Set where nano is the model or its adapter the extraction expert;
+    say it yourself where a server knows that adapter by a name only."""
     token_budget: int = Field(default=800, ge=16)
     """Default size of a context, in estimated tokens."""
     answer_budget: int | None = Field(default=None, ge=16)
     """Size of the context that the generation expert answers from, in estimated tokens. None: `token_budget`."""
+    memories_per_answer: int | None = Field(default=None, ge=1)
+    """How many memories the generation expert answers from: the facts that are nearest to the question. Small models
+    answer best from one. What was said and is not distilled yet is not among them, unless there is no fact at all.
+    None: as many memories as `answer_budget` has room for, facts and turns."""
+    answer_threshold: float = Field(default=0.3, ge=-1, le=1)
+    """Cosine below which a fact is not near to a question, where `memories_per_answer` says how many are wanted."""
     workers: int = Field(default=4, ge=1, le=64)
     """Background threads that distil what `add(wait=False)` left."""
     resume: bool = True

@@ -97,7 +97,7 @@ class Worker:
                 known = error if isinstance(error, MemloraError) else MemloraError(f"{type(error).__name__}: {error}")
                 result = AddResult(errors=(Failure("distil", known, tuple(ids)),))
             for failure in result.errors:
-                log.warning("distilling left work undone: %s (%s)", failure.stage, type(failure.error).__name__)
+                log.warning("distilling fell short: %s (%s)", failure.stage, type(failure.error).__name__)
             self._done(scope, result)
 
     def _take(self) -> tuple[Scope, list[str]] | None:

@@ -9,7 +9,7 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +43,7 @@ from memlora_plugins import (
     Settings,
     Stage,
     Token,
+    UnsaidError,
 )
 from memlora_plugins.experts import update
 from memlora_plugins.serving.base import Completion, Request
@@ -519,14 +520,34 @@ def test_facts_in_the_persons_own_words_are_kept_with_who_said_them(tmp_path: Pa
         shown.append(request.messages[-1]["content"])
         return decides(("0", "UPDATE", "Ana: I moved to Rome."))
 
-    with quoting(tmp_path, FakeBackend(extraction=facts_of, update=update)) as memory:
+    backend = FakeBackend(extraction=facts_of, update=update)
+    with quoting(tmp_path, backend) as memory:
         memory.add([said("Well, «I live in Lisbon.»", name="Ana")], scope=ANA)
         memory.add([said("«I moved to Rome.»", name="Ana")], scope=ANA)
         assert texts(memory.facts(scope=ANA)) == ["Ana: I moved to Rome."]
         memory.add([said("«Me too!»")], scope=BOB)
         assert texts(memory.facts(scope=BOB)) == ["The user: Me too!"]
+    assert "'pattern': '^ ?(?:Well" in str(backend.requests[0].schema)  # the reply is held to clauses of the message
     assert '"Ana: I live in Lisbon."' in shown[0]
     assert '["Ana: I moved to Rome."]' in shown[0]
+
+
+def test_quotes_are_compared_by_what_was_said_not_by_who_said_it(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Noting(WordEmbedder):
+        def embed(self, texts: Sequence[str]) -> Any:
+            seen.extend(texts)
+            return super().embed(texts)
+
+    settings = Settings(quoted_facts=True)
+    parts = {"backend": FakeBackend(extraction=facts_of), "store": EdgeFactStore(tmp_path), "embedder": Noting()}
+    with Memory(settings=settings, **parts) as memory:
+        memory.add([said("Well, «I live in Lisbon.»", name="Ana")], scope=ANA)
+        [fact] = memory.facts(scope=ANA)
+    assert fact.text == "Ana: I live in Lisbon."
+    assert "I live in Lisbon." in seen
+    assert fact.text not in seen
 
 
 def test_what_somebody_said_is_changed_by_nobody_else_and_into_no_other_words(tmp_path: Path) -> None:
@@ -540,6 +561,108 @@ def test_what_somebody_said_is_changed_by_nobody_else_and_into_no_other_words(tm
         assert set(texts(memory.facts(scope=ANA))) == {"Ana: I live in Lisbon.", "Bob: I live in Rome."}
         memory.add([said("I moved to Porto.", name="Bob")], scope=ANA)
         assert set(texts(memory.facts(scope=ANA))) == {"Ana: I live in Lisbon.", "Bob: I moved to Porto."}
+
+
+def test_what_nobody_said_is_left_out_and_told(tmp_path: Path) -> None:
+    backend = FakeBackend(extraction=lambda request: says("I live in Lisbom.", "Purple clouds."))
+    with quoting(tmp_path, backend) as memory:
+        result = memory.add([said("I live in Lisbon.")], scope=ANA)
+        assert texts(memory.facts(scope=ANA)) == ["The user: I live in Lisbon."]
+        [failure] = result.errors
+        assert (failure.stage, result.pending) == ("extraction", ())
+        assert str(failure.error) == "1 fact that was noted is not in the person's words and left out."
+        assert isinstance(failure.error, UnsaidError)
+        assert failure.error.reply == "Purple clouds."
+
+
+def one_by_one(path: Path, update: Any, **settings: Any) -> Memory:
+    """A memory that asks about each new fact alone; its facts are all near to each other."""
+    return Memory(
+        backend=FakeBackend(extraction=facts_of, update=update),
+        store=EdgeFactStore(path),
+        embedder=WordEmbedder(),
+        settings=Settings(facts_per_update=1, similarity_threshold=-1, **settings),
+    )
+
+
+@pytest.mark.parametrize(
+    "order", [("milk", "coffee", "juice"), ("coffee", "juice", "milk"), ("juice", "milk", "coffee")]
+)
+@pytest.mark.parametrize("change", ["UPDATE", "DELETE"])
+async def test_facts_asked_about_one_by_one_are_each_kept(tmp_path: Path, order: tuple[str, ...], change: str) -> None:
+    """No answer knows of the others: what a memory was said to know stays known though another fact replaces it."""
+
+    def update_one(request: Request) -> str:
+        old, [new] = update.lists(str(request.messages[-1]["content"]))
+        place = str(old.index("Likes tea and milk"))
+        return decides((place, "NONE" if new == "Likes milk" else change, new))
+
+    with one_by_one(tmp_path, update_one) as memory:
+        memory.add([said("«Likes tea and milk»")], scope=ANA)
+        result = await memory.aio.add([said("".join(f"«Likes {drink}»" for drink in order))], scope=ANA)
+        assert set(texts(memory.facts(scope=ANA))) == {"Likes coffee", "Likes milk", "Likes juice"}
+        assert sorted(event.operation for event in result.events) == sorted(
+            ["UPDATE", "ADD", "ADD"] if change == "UPDATE" else ["DELETE", "ADD", "ADD", "ADD"]
+        )
+        assert result.usage.calls == 4
+        assert memory.count(scope=ANA)["retired"] == 1
+
+
+def test_many_facts_are_asked_about_a_few_at_a_time_and_failures_leave_the_turn_whole(tmp_path: Path) -> None:
+    asked: list[str] = []
+    broken = threading.Event()
+
+    def keep_one(request: Request) -> Reply:
+        _, [new] = update.lists(str(request.messages[-1]["content"]))
+        asked.append(new)
+        return BackendUnavailableError("gone") if broken.is_set() and new == "Likes number 9" else keep_all(request)
+
+    with one_by_one(tmp_path, keep_one) as memory:
+        memory.add([said("«Likes tea»")], scope=ANA)
+        broken.set()
+        message = said("".join(f"«Likes number {number}»" for number in range(30)))
+        failed = memory.add([message], scope=ANA)
+        assert [failure.stage for failure in failed.errors] == ["update"]
+        assert len(failed.pending) == 1
+        assert len(asked) <= 16  # those of the second eight went out together, no more of them
+        assert texts(memory.facts(scope=ANA)) == ["Likes tea"]
+        broken.clear()
+        assert len(memory.flush().events) == 30
+        assert memory.count(scope=ANA) == {"facts": 31, "retired": 0, "turns": 2, "pending": 0}
+
+
+def test_one_fact_too_long_to_compare_stops_no_other(tmp_path: Path) -> None:
+    def roomy(request: Request) -> Reply:
+        _, [new] = update.lists(str(request.messages[-1]["content"]))
+        return PromptTooLongError("full", status=400) if "anchovy" in new else decides(("0", "UPDATE", new))
+
+    with one_by_one(tmp_path, roomy, neighbours_per_fact=1) as memory:
+        memory.add([said("«Likes cheese pizza»")], scope=ANA)
+        result = memory.add([said("«Likes anchovy pizza»«Likes tuna pizza»")], scope=ANA)
+        assert {(event.operation, event.fact.text) for event in result.events} == {
+            ("ADD", "Likes anchovy pizza"),
+            ("UPDATE", "Likes tuna pizza"),
+        }
+        assert [str(failure.error).partition(":")[0] for failure in result.errors] == [
+            "1 of the new facts had no room to be compared with others and were added as they are"
+        ]
+
+
+def test_a_fact_is_compared_with_the_persons_own_among_those_of_many(tmp_path: Path) -> None:
+    compared: list[list[str]] = []
+
+    def update_one(request: Request) -> str:
+        compared.append(update.lists(str(request.messages[-1]["content"]))[0])
+        return keep_all(request)
+
+    settings = Settings(quoted_facts=True, similarity_threshold=-1, neighbours_per_fact=1)
+    backend = FakeBackend(extraction=facts_of, update=update_one)
+    with Memory(backend=backend, store=EdgeFactStore(tmp_path), embedder=WordEmbedder(), settings=settings) as memory:
+        memory.add([said("«I live in Lisbon.»", name="Ana")], scope=ANA)
+        for name in ("Bob", "Cem", "Dan"):
+            memory.add([said("«I moved to Porto.»", name=name)], scope=ANA)
+        memory.add([said("«I moved to Porto.»", name="Ana")], scope=ANA)
+    assert compared == [["Ana: I live in Lisbon."]]
 
 
 async def test_a_streamed_answer_begins_with_its_first_word(tmp_path: Path) -> None:
@@ -560,6 +683,25 @@ def test_answers_are_given_from_a_context_of_their_own_size(tmp_path: Path) -> N
         short, wide, streamed = (user_line(request).count("about the house") for request in backend.requests)
         assert 0 < short == streamed < wide
         assert memory.context("Which house?", scope=ANA).count("about the house") == 40  # its budget is another
+
+
+def test_an_answer_from_so_many_memories_is_made_of_the_nearest_facts(tmp_path: Path) -> None:
+    backend = FakeBackend(extraction=facts_of, update=keep_all, generation=lambda request: "In Lisbon.")
+
+    def found(most: int, question: str) -> list[str]:
+        parts = {"backend": backend, "store": EdgeFactStore(tmp_path), "embedder": WordEmbedder()}
+        with Memory(settings=Settings(memories_per_answer=most), **parts) as memory:
+            return [hit.text for hit in memory.answer(question, scope=ANA).hits]
+
+    parts = {"backend": backend, "store": EdgeFactStore(tmp_path), "embedder": WordEmbedder()}
+    with Memory(settings=Settings(similarity_threshold=1), **parts) as memory:
+        memory.add([said("The house is old")], scope=ANA, distil=False)
+        assert found(1, "Which house?") == ["The house is old"]  # there is no fact yet
+        memory.add([said("«Her house is old» «Her house is small» «Likes tea»")], scope=ANA)
+    assert found(1, "Which house is small?") == ["Her house is small"]
+    assert set(found(3, "Which house is small?")) == {"Her house is small", "Her house is old"}
+    assert found(2, "Why so blue?") == []  # no fact is near: the expert is told that nothing is remembered
+    assert "nothing is remembered" in user_line(backend.requests[-1])
 
 
 # --- in the background -----------------------------------------------------------------------------------------------

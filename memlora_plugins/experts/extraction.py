@@ -13,15 +13,23 @@ from ..types import clean_text, normalise
 from .reply import find_json, unreadable
 from .wording import day, one_line, speaker, strip_injected, words
 
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"facts": {"type": "array", "items": {"type": "string", "minLength": 1}}},
-    "required": ["facts"],
-    "additionalProperties": False,
-}
+
+def schema(pattern: str | None = None, most: int | None = None) -> dict[str, Any]:
+    """The JSON schema of a reply: every fact matches the regular expression `pattern` (which matches no empty text),
+    and there are at most `most`."""
+    fact = {"type": "string"} | ({"minLength": 1} if pattern is None else {"pattern": pattern})
+    facts = {"type": "array", "items": fact} | ({} if most is None else {"maxItems": most})
+    return {
+        "type": "object",
+        "properties": {"facts": facts},
+        "required": ["facts"],
+        "additionalProperties": False,
+    }
+
+
+SCHEMA = schema()
 MAX_TOKENS = 512
 
-_NAMELESS = "The user"
 _TEXT_KEYS = ("fact", "text", "content", "statement", "memory", "value")
 
 
@@ -107,17 +115,6 @@ def messages(exchange: Exchange, style: PromptStyle) -> list[dict[str, str]]:
 def target(facts: Sequence[str]) -> str:
     """The reply that says `facts`: compact JSON, as the served grammar writes it."""
     return json.dumps({"facts": list(facts)}, ensure_ascii=False, separators=(",", ":"))
-
-
-def quote(fact: str, name: str | None) -> str:
-    """A fact in the person's own words, with who said it: `Ana: I moved to Porto.`"""
-    return f"{speaker('user', name).removeprefix('user').strip() or _NAMELESS}: {fact}"
-
-
-def may_be_one_person(quote: str, other: str) -> bool:
-    """Whether two quotes can be of the same person: by name, or one of them has none."""
-    names = {text.partition(": ")[0].casefold() for text in (quote, other)}
-    return len(names) == 1 or _NAMELESS.casefold() in names
 
 
 def read(reply_text: str) -> Extraction:

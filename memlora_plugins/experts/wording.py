@@ -16,6 +16,7 @@ MEMORY_BEGIN = "<memlora-memories>"
 MEMORY_END = "</memlora-memories>"
 """… to here."""
 
+QUESTION_MARK = re.compile(r"[?？؟]")
 _MARKER = re.compile(f"{re.escape(MEMORY_BEGIN)}|{re.escape(MEMORY_END)}")
 _UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _TEMPLATE_TOKEN = re.compile(
@@ -95,10 +96,19 @@ def words(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def meaning(text: str) -> frozenset[str]:
+    """The words that say what `text` is about."""
+    return words(text) - _STOP_WORDS
+
+
 def content_words(text: str) -> frozenset[str]:
     """The words that say what `text` is about; all of them where nothing else is left."""
-    every = words(text)
-    return every - _STOP_WORDS or every
+    return meaning(text) or words(text)
+
+
+def unspaced(text: str) -> bool:
+    """Whether some of `text` is in a script without spaces between words."""
+    return _UNSPACED.search(text) is not None
 
 
 def tells(text: str, fact: str) -> bool:

@@ -7,27 +7,25 @@ near neighbour is added. Only the rest is put before the update expert. Old fact
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..errors import ConflictError, PromptTooLongError, ReplyError
 from ..experts import update
-from ..experts.extraction import may_be_one_person
+from ..experts.quotes import may_be_one_person
+from ..experts.wording import tells
 from ..store.base import Change, FactStore, NewSources, Retirement
 from ..types import AddResult, Fact, FactEvent, Failure, Operation, Stage, Turn, Usage, fact_id, normalise
 from .asking import Asked, ask
 from .curate import as_kept
-from .effects import Embed, Emit, Flow
+from .effects import Embed, Emit, Flow, Together
 
 if TYPE_CHECKING:
     from ..embedding import Vector
     from .remember import Rules
-
-
-_FACTS_AT_ONCE = 12
-"""New facts that one update prompt holds: a long message may tell hundreds, more than a small model can take."""
 
 
 def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules) -> Flow[AddResult]:
@@ -40,9 +38,9 @@ def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules
     What is too long to be compared with its neighbours is added as it is, and the result's `errors` say so.
     """
     new = list({normalise(text): text for text in texts}.values())
-    embedded = yield from Embed(new)
+    embedded = yield from Embed([rules.compared(text) for text in new])
     vectors = dict(zip(new, embedded, strict=True))
-    answers = _Answers(turn, rules)
+    answers = _Answers(turn.id, rules)
     for attempt in range(1, rules.commit_attempts + 1):
         plan = yield from _plan(store, turn, new, vectors, answers, rules)
         try:
@@ -57,26 +55,62 @@ def consolidate(store: FactStore, turn: Turn, texts: Sequence[str], rules: Rules
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+_TOGETHER = 8  # groups of new facts asked about at once
+_WINDOW = 10  # old facts looked at where some may be of other people
+
+_Compared = tuple[str, "list[Fact]"]
+"""A new fact, and the old ones near it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the update expert said about new facts and the old ones near them, or that there is no room for them."""
+
+    old: list[Fact]
+    new: list[str]
+    reading: Asked[update.Decisions] | PromptTooLongError
+
+
 class _Answers:
     """The update expert's answers for this turn: asked again only if the old facts changed."""
 
-    def __init__(self, turn: Turn, rules: Rules) -> None:
+    def __init__(self, turn: str, rules: Rules) -> None:
         self._turn = turn
         self._rules = rules
         self._known: dict[tuple[tuple[str, ...], tuple[str, ...]], Asked[update.Decisions] | PromptTooLongError] = {}
-        self.usage = Usage()
 
-    def about(self, old: Sequence[str], new: Sequence[str]) -> Flow[Asked[update.Decisions]]:
-        key = (tuple(old), tuple(new))
+    @property
+    def usage(self) -> Usage:
+        """What all of them cost."""
+        return sum((known.usage for known in self._known.values() if isinstance(known, Asked)), Usage())
+
+    def to(self, questions: Sequence[_Compared]) -> Flow[list[_Answer]]:
+        """All answers, in the order of the new facts."""
+        if questions and not self._known:
+            yield from Emit(Stage("update", {"turn": self._turn, "new": len(questions)}))
+        size = self._rules.facts_per_update
+        groups = [questions[start : start + size] for start in range(0, len(questions), size)]
+        found: list[_Answer] = []
+        for start in range(0, len(groups), _TOGETHER):
+            batch = yield from Together([self._about(group) for group in groups[start : start + _TOGETHER]])
+            found += itertools.chain.from_iterable(batch)
+        return found
+
+    def _about(self, group: Sequence[_Compared]) -> Flow[list[_Answer]]:
+        """The answer about a group of new facts, or the answers about its parts where the prompt is too long."""
+        old = list({fact.id: fact for _, close in group for fact in close}.values())
+        new = [text for text, _ in group]
+        key = tuple(fact.text for fact in old), tuple(new)
         if key not in self._known:
-            self._known[key] = yield from self._ask(old, new)
-        known = self._known[key]
-        if isinstance(known, PromptTooLongError):
-            raise known
-        return known
+            self._known[key] = yield from self._ask(*key)
+        reading = self._known[key]
+        if isinstance(reading, PromptTooLongError) and len(group) > 1:
+            half = len(group) // 2
+            first = yield from self._about(group[:half])
+            return first + (yield from self._about(group[half:]))
+        return [_Answer(old, new, reading)]
 
     def _ask(self, old: Sequence[str], new: Sequence[str]) -> Flow[Asked[update.Decisions] | PromptTooLongError]:
-        yield from Emit(Stage("update", {"turn": self._turn.id, "old": len(old), "new": len(new)}))
         try:
             asked: Asked[update.Decisions] = yield from ask(
                 "update",
@@ -87,7 +121,6 @@ class _Answers:
             )
         except PromptTooLongError as error:
             return error
-        self.usage += asked.usage
         return asked
 
 
@@ -107,9 +140,9 @@ def _plan(
             plan.say_again(fact)
     fresh = [text for text, fact in zip(new, known, strict=True) if fact is None]
     limit = rules.neighbours_per_fact
-    asked_for = 2 * limit if rules.quoted_facts else limit  # some may be of other people
+    asked_for = max(2 * limit, _WINDOW) if rules.quoted_facts else limit
     near = yield from store.neighbours(scope, [vectors[text] for text in fresh], limit=asked_for)
-    asked_about: list[tuple[str, list[Fact]]] = []
+    asked_about: list[_Compared] = []
     for text, found in zip(fresh, near, strict=True):
         close = [fact for fact, cosine in found if cosine >= rules.similarity_threshold]
         if rules.quoted_facts:
@@ -118,32 +151,13 @@ def _plan(
             asked_about.append((text, close))
         else:
             plan.add(text)
-    for start in range(0, len(asked_about), _FACTS_AT_ONCE):
-        yield from _compare(plan, asked_about[start : start + _FACTS_AT_ONCE], answers)
+    plan.follow((yield from answers.to(asked_about)))
     missing = [fact.text for fact in plan.added if fact.text not in vectors]  # texts that the update expert merged
     if missing:
-        embedded = yield from Embed(missing)
+        embedded = yield from Embed([rules.compared(text) for text in missing])
         vectors.update(zip(missing, embedded, strict=True))
     plan.vectors = vectors
     return plan
-
-
-def _compare(plan: _Plan, group: Sequence[tuple[str, list[Fact]]], answers: _Answers) -> Flow[None]:
-    """Put new facts and their neighbours before the update expert, in two parts where the prompt is too long."""
-    old = list({fact.id: fact for _, close in group for fact in close}.values())
-    about = [text for text, _ in group]
-    try:
-        asked = yield from answers.about([fact.text for fact in old], about)
-    except PromptTooLongError as error:
-        if len(group) == 1:
-            plan.add_uncompared(about[0], error)
-            return
-        half = len(group) // 2
-        yield from _compare(plan, group[:half], answers)
-        yield from _compare(plan, group[half:], answers)
-        return
-    plan.follow(asked.reading, old, about)
-    plan.cut_off |= asked.truncated
 
 
 class _Plan:
@@ -182,11 +196,6 @@ class _Plan:
     def add(self, text: str) -> Fact | None:
         return self._new(text, "ADD")
 
-    def add_uncompared(self, text: str, why: PromptTooLongError) -> None:
-        """Add a fact that the update expert has no room for."""
-        self._uncompared.append(why)
-        self.add(text)
-
     def failures(self) -> tuple[Failure, ...]:
         """What was added without a decision, and why."""
         errors: list[ReplyError | PromptTooLongError] = []
@@ -198,19 +207,40 @@ class _Plan:
             errors.append(PromptTooLongError(f"{told}they are: {first}", status=first.status))
         return tuple(Failure("update", error, (self._turn.id,)) for error in errors)
 
-    def follow(self, decisions: update.Decisions, old: Sequence[Fact], new: Sequence[str]) -> None:
-        """Carry out the update expert's decisions. DELETEs come last, so that they can name what replaced them."""
+    def follow(self, answers: Sequence[_Answer]) -> None:
+        """Carry out what the update expert decided.
+
+        DELETEs come after what replaces their memory, so that they can name it. What a memory knows already comes last:
+        where that memory goes, the fact is added, as no answer knows of the others.
+        """
+        repeated: list[tuple[Fact, str]] = []
+        for answer in answers:
+            self._follow(answer, repeated)
+        for old, text in repeated:
+            if old.id not in self._retired:
+                self.say_again(old)
+            elif not any(tells(fact.text, text) for fact in self.added):
+                self.add(text)
+
+    def _follow(self, answer: _Answer, repeated: list[tuple[Fact, str]]) -> None:
+        old, new = answer.old, answer.new
+        if isinstance(answer.reading, PromptTooLongError):
+            self._uncompared.append(answer.reading)
+            for text in new:
+                self.add(text)
+            return
+        self.cut_off |= answer.reading.truncated
+        decisions = answer.reading.reading
         replaced: dict[int, Fact] = {}
         for decision in decisions.items:
             target = old[decision.target] if decision.target is not None else None
             fact: Fact | None = None
-            if decision.operation == "NONE":
-                if target is not None and target.id not in self._retired:
-                    self.say_again(target)
+            if decision.operation == "NONE" and target is not None:
+                repeated.append((target, new[decision.fact]))
             elif decision.operation == "UPDATE" and target is not None and target.id not in self._retired:
                 fact = self._replace(target, decision.text, new[decision.fact])
-            elif decision.operation in ("ADD", "UPDATE"):
-                fact = self.add(decision.text)
+            elif decision.operation != "DELETE":
+                fact = self.add(decision.text if decision.operation == "ADD" else new[decision.fact])
             if fact is not None:
                 replaced[decision.fact] = fact
         for decision in decisions.items:

@@ -56,13 +56,7 @@ def recall(store: FactStore, scope: Scope, text: str, *, token_budget: int) -> F
     if everything is not None:
         return Recalled(tuple(everything), everything=True)
     hits = yield from search(store, scope, text, limit=_CANDIDATES)
-    chosen, left = [], token_budget
-    for hit in hits:
-        cost = tokens(generation.memory_line(hit))
-        if cost <= left:
-            chosen.append(hit)
-            left -= cost
-    return Recalled(tuple(chosen))
+    return Recalled(_fitting(hits, token_budget))
 
 
 def context(store: FactStore, scope: Scope, text: str, *, token_budget: int) -> Flow[str]:
@@ -80,7 +74,11 @@ def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token
         BackendError: the model failed. ReplyError: it said nothing.
     """
     yield from Emit(Stage("recall"))
-    recalled = yield from recall(store, scope, question, token_budget=token_budget)
+    recalled = yield from (
+        recall(store, scope, question, token_budget=token_budget)
+        if rules.memories_per_answer is None
+        else _nearest_facts(store, scope, question, rules.memories_per_answer, rules.answer_threshold, token_budget)
+    )
     yield from Emit(Stage("generation", {"memories": len(recalled.hits)}))
     hits = in_order(recalled.hits)
     messages = generation.messages(_question(question), hits, rules.prompt_style("generation"), now=rules.clock())
@@ -88,6 +86,33 @@ def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token
     completion = yield from Complete(request, stream=True)
     text = generation.read(completion.text)
     return Answer(text, recalled.hits, completion.usage, truncated=completion.finish_reason == "length")
+
+
+def _nearest_facts(
+    store: FactStore, scope: Scope, text: str, most: int, least: float, token_budget: int
+) -> Flow[Recalled]:
+    """The facts that are nearest to a question: at most so many, of at least that cosine, and what fits of them.
+
+    Turns only where there is no fact at all: a turn may tell what has changed since.
+    """
+    text = _question(text)
+    vectors = yield from Embed([text])
+    [found] = yield from store.neighbours(scope.without_session(), [vectors[0]], limit=most)
+    hits = [fact.hit(cosine) for fact, cosine in found if cosine >= least]
+    if not found:
+        hits = yield from search(store, scope, text, limit=most)
+    return Recalled(_fitting(hits, token_budget))
+
+
+def _fitting(hits: Sequence[Hit], token_budget: int) -> tuple[Hit, ...]:
+    """The first ones that fit."""
+    chosen, left = [], token_budget
+    for hit in hits:
+        cost = tokens(generation.memory_line(hit))
+        if cost <= left:
+            chosen.append(hit)
+            left -= cost
+    return tuple(chosen)
 
 
 def in_order(hits: Sequence[Hit]) -> list[Hit]:

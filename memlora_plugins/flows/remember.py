@@ -22,8 +22,9 @@ from ..errors import (
     MemloraError,
     MessageError,
     ReplyError,
+    UnsaidError,
 )
-from ..experts import extraction
+from ..experts import clauses, extraction, quotes
 from ..serving.base import Expert, PromptStyle
 from ..store.base import Change, FactStore
 from ..store.ranking import turn_text
@@ -46,15 +47,24 @@ class Rules:
 
     `exchange_chars` is the longest piece of a message that one extraction sees; longer messages are cut into pieces
     at line or sentence ends, and every piece is distilled. `quoted_facts`: facts are in the person's own words.
+    `memories_per_answer`: how many facts an answer is made from, of those that are near to the question by
+    `answer_threshold`; None: as many memories as fit.
     """
 
     prompt_style: Callable[[Expert], PromptStyle]
     neighbours_per_fact: int = 5
+    facts_per_update: int = 12
     similarity_threshold: float = 0.35
     exchange_chars: int = 4000
     quoted_facts: bool = False
+    memories_per_answer: int | None = None
+    answer_threshold: float = 0.3
     commit_attempts: int = 5
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def compared(self, fact: str) -> str:
+        """What a fact is found by: for a quote what was said, not who said it."""
+        return quotes.unnamed(fact) if self.quoted_facts else fact
 
 
 class Claims(Protocol):
@@ -207,18 +217,22 @@ def _extract(store: FactStore, turn: Turn, rules: Rules) -> Flow[_Extracted]:
     try:
         previous = yield from _previous_line(store, turn)
         for piece in pieces(turn.text, rules.exchange_chars):
+            exchange = _exchange(turn, piece, previous, rules)
             asked = yield from ask(
                 "extraction",
-                extraction.messages(_exchange(turn, piece, previous, rules), style),
+                extraction.messages(exchange, style),
                 extraction.read,
-                schema=extraction.SCHEMA,
+                schema=clauses.schema(exchange) if rules.quoted_facts else extraction.SCHEMA,
                 max_tokens=extraction.MAX_TOKENS,
             )
-            cut = (Failure("extraction", _cut_off(), (turn.id,)),) if asked.truncated else ()
+            faults: list[ReplyError] = [_cut_off()] if asked.truncated else []
             facts = asked.reading.facts
             if rules.quoted_facts:
-                facts = tuple(extraction.quote(fact, turn.name) for fact in facts)
-            total = _Extracted(total.facts + facts, total.usage + asked.usage, total.errors + cut, failed=False)
+                said = quotes.as_said(facts, exchange)
+                facts = tuple(quotes.quote(fact, turn.name) for fact in said.facts)
+                faults += [_unsaid(said.unsaid)] if said.unsaid else []
+            failures = tuple(Failure("extraction", fault, (turn.id,)) for fault in faults)
+            total = _Extracted(total.facts + facts, total.usage + asked.usage, total.errors + failures)
     except (ClosedError, ForkedError):
         raise
     except MemloraError as error:
@@ -228,6 +242,11 @@ def _extract(store: FactStore, turn: Turn, rules: Rules) -> Flow[_Extracted]:
 
 def _cut_off() -> ReplyError:
     return ReplyError("The reply was cut off; its complete items were kept, others may be missing.")
+
+
+def _unsaid(facts: Sequence[str]) -> UnsaidError:
+    told = "1 fact that was noted is" if len(facts) == 1 else f"{len(facts)} facts that were noted are"
+    return UnsaidError(f"{told} not in the person's words and left out.", reply="\n".join(facts))
 
 
 def _exchange(turn: Turn, piece: str, previous: Turn | None, rules: Rules) -> extraction.Exchange:

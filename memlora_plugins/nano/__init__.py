@@ -21,7 +21,9 @@ def shipped() -> bool:
 
 
 SETTINGS: dict[str, Any] = {
-    "neighbours_per_fact": 3,
+    "neighbours_per_fact": 1,
+    "facts_per_update": 1,
+    "memories_per_answer": 1,
     "exchange_chars": 400,
     "answer_budget": 240,
     "quoted_facts": True,

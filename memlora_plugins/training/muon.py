@@ -29,7 +29,8 @@ class MuonAdamW(torch.optim.AdamW):
         """As Adam wants it when a state is loaded: each weight with its number of steps, whether it is used or not."""
         for held in state.get("state", {}).values():
             held.setdefault("step", torch.zeros(()))
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        adam: Any = super()
+        adam.__setstate__(state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

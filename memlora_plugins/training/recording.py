@@ -199,9 +199,8 @@ class Recorder:
         try:
             said = await self._teacher.ask(request)
         except BackendError as error:
-            if not (
-                isinstance(error, PromptTooLongError) and _is_retry(request)
-            ):  # else the first reply is all there is
+            no_room_for_more = isinstance(error, PromptTooLongError) and _is_retry(request)
+            if not no_room_for_more:  # else the first reply is all there is
                 question.lesson = Dropped(_why(error))
             if self._teacher.down is None and isinstance(error, BackendUnavailableError):
                 # The flow would leave the rest of the session undone; the next call may well succeed.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fake_server import FakeModelServer
 from scripted import WordEmbedder, decides, says
+from timed import TIMED
 
 from memlora_plugins import (
     AddResult,
@@ -26,7 +27,7 @@ from memlora_plugins import (
     VLLMBackend,
 )
 
-pytestmark = pytest.mark.benchmark_suite
+pytestmark = TIMED
 
 PEOPLE = 32
 MODEL_SECONDS = 0.5

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from timed import TIMED
 
 from memlora_plugins import EdgeFactStore, Memory, Message, Scope
 from memlora_plugins.serving.unconfigured import UnconfiguredBackend
 
-pytestmark = [pytest.mark.benchmark_suite, pytest.mark.timeout(1200)]
+pytestmark = [*TIMED, pytest.mark.timeout(1200)]
 
 USERS, TURNS_EACH = 100, 1000
 WORDS = [

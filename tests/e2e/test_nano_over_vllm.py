@@ -11,7 +11,7 @@ from servers import real_vllm
 
 from memlora_plugins import nano
 from memlora_plugins.errors import ReplyError
-from memlora_plugins.experts import extraction, generation, update
+from memlora_plugins.experts import clauses, extraction, generation, update
 from memlora_plugins.nano.recipe import memories
 from memlora_plugins.nano.recipe.dialogue import Author
 from memlora_plugins.nano.recipe.relations import RELATIONS, pools
@@ -73,10 +73,8 @@ def test_the_facts_of_50_turns(server: VLLMServer, author: Author) -> None:
     replies = on_both_sides(
         server,
         [
-            Request(
-                "extraction", extraction.messages(scene.exchange, "short"), extraction.SCHEMA, extraction.MAX_TOKENS
-            )
-            for scene in scenes
+            Request("extraction", extraction.messages(asked, "short"), clauses.schema(asked), extraction.MAX_TOKENS)
+            for asked in (scene.exchange for scene in scenes)
         ],
     )
     read = [tuple(understood(extraction.read, text) for text in both) for both in replies]
@@ -87,17 +85,17 @@ def test_the_facts_of_50_turns(server: VLLMServer, author: Author) -> None:
 
 
 def test_the_decisions_about_memories(server: VLLMServer, author: Author) -> None:
-    banks = [memories.bank(author) for _ in range(10)]
+    pairs = [memories.pair(author) for _ in range(20)]
     replies = on_both_sides(
         server,
         [
-            Request("update", update.messages(bank.old, bank.new, "short"), update.SCHEMA, update.MAX_TOKENS)
-            for bank in banks
+            Request("update", update.messages([str(pair.found)], [pair.new], "short"), update.SCHEMA, update.MAX_TOKENS)
+            for pair in pairs
         ],
     )
     decided = [
-        tuple(understood(update.read, text, bank.old, bank.new) for text in both)
-        for both, bank in zip(replies, banks, strict=True)
+        tuple(understood(update.read, text, [str(pair.found)], [pair.new]) for text in both)
+        for both, pair in zip(replies, pairs, strict=True)
     ]
     different = [pair for pair in decided if pair[0] != pair[1]]
     assert len(different) <= 1, different

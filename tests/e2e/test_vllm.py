@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -27,6 +29,8 @@ from memlora_plugins.errors import (
     PromptTooLongError,
     ReplyError,
 )
+from memlora_plugins.experts import clauses
+from memlora_plugins.experts.extraction import Exchange
 from memlora_plugins.serving.base import Completion, Request
 from memlora_plugins.serving.vllm import VLLMBackend
 
@@ -107,6 +111,31 @@ def test_structured_output_of_operations(backend):
     reply = backend.complete(ask("update", schema=OPERATIONS, max_tokens=300))
     assert all(set(item) == {"id", "event"} for item in json.loads(reply.text)["memory"])
     assert not any(space in reply.text.replace('" ', "").partition("[")[0] for space in " \n\t")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Well, I moved to Porto two days ago, and my sister Ana is a nurse!",
+        'I say "hello {x} (y) [z] a\\b" to my dog.\nMy name is José – I code in C++ | C#.',
+        "I live in Porto with my dog. Sorry, I meant Lisbon, not Porto.",
+        "I and you " * 30,
+    ],
+    ids=["a day", "signs", "a correction", "a long clause"],
+)
+def test_facts_are_held_to_the_clauses_of_the_message(backend, text):
+    schema = clauses.schema(Exchange(text, date=datetime(2025, 6, 15, tzinfo=UTC)))
+    facts = {**schema["properties"]["facts"], "minItems": 1, "maxItems": 1}
+    asked = ask("extraction", text, schema={**schema, "properties": {"facts": facts}}, max_tokens=900)
+    reply = backend.complete(asked)
+    assert reply.finish_reason == "stop"
+    [fact] = json.loads(reply.text)["facts"]
+    assert re.search(facts["items"]["pattern"], fact)
+
+
+def test_a_message_without_a_clause_tells_no_fact(backend):
+    reply = backend.complete(ask("extraction", schema=clauses.schema(Exchange("Where do I live?")), max_tokens=60))
+    assert json.loads(reply.text) == {"facts": []}
 
 
 def test_truncation_is_told(backend):

@@ -226,30 +226,3 @@ def test_injected_memories_are_not_shown_again() -> None:
         assert "assistant: So you said" in shown
     only_block = extraction.messages(Exchange("tea", assistant_text=block), "short")[0]["content"]
     assert "assistant" not in only_block
-
-
-@pytest.mark.parametrize(
-    ("name", "kept"),
-    [
-        ("Ana", "Ana: I moved to Porto."),
-        (None, "The user: I moved to Porto."),
-        ("User", "The user: I moved to Porto."),
-        (" Ana:\nBob ", "Ana Bob: I moved to Porto."),
-        ("userland", "userland: I moved to Porto."),
-    ],
-)
-def test_a_fact_in_the_persons_own_words_is_kept_with_who_said_it(name: str | None, kept: str) -> None:
-    assert extraction.quote("I moved to Porto.", name) == kept
-
-
-@pytest.mark.parametrize(
-    ("quote", "other", "expected"),
-    [
-        ("Ana: I paint.", "ana: I swim.", True),
-        ("Ana: I paint.", "Bob: I swim.", False),
-        ("The user: I paint.", "Bob: I swim.", True),
-        ("Ana: I paint.", "The user: I swim.", True),
-    ],
-)
-def test_quotes_of_two_names_are_of_two_people(quote: str, other: str, expected: bool) -> None:
-    assert extraction.may_be_one_person(quote, other) == expected

@@ -58,7 +58,7 @@ def small(monkeypatch_module: pytest.MonkeyPatch) -> None:
         monkeypatch_module.setattr(expert, "MAX_TOKENS", 8)
     monkeypatch_module.setattr(conversations, "_TOLD", 3)
     monkeypatch_module.setattr(conversations, "_CHANGED", 1)
-    monkeypatch_module.setattr("memlora_plugins.embedding.SentenceTransformerEmbedder", NamedWordEmbedder)
+    monkeypatch_module.setattr(make, "SentenceTransformerEmbedder", NamedWordEmbedder)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
 def cooked(small: None, chats_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Cooked:
     work = tmp_path_factory.mktemp("work")
     said: list[str] = []
-    return Cooked(work, Kitchen(LITTLE, work, chats_file, said.append).cook(), said)
+    return Cooked(work, Kitchen(LITTLE, work, chats_file, NamedWordEmbedder("words"), said.append).cook(), said)
 
 
 def test_a_recipe_ends_in_a_model_its_experts_scores_and_a_card(cooked: Cooked) -> None:
@@ -129,11 +129,11 @@ def test_a_second_run_trains_nothing_again(
 def test_the_work_of_another_recipe_is_not_continued(cooked: Cooked, chats_file: Path) -> None:
     other = dataclasses.replace(LITTLE, seed=LITTLE.seed + 1)
     with pytest.raises(InvalidInputError, match="another recipe"):
-        Kitchen(other, cooked.work, chats_file, cooked.said.append).cook()
+        Kitchen(other, cooked.work, chats_file, NamedWordEmbedder("words"), cooked.said.append).cook()
 
 
 def test_a_step_that_fails_is_done_again(tmp_path: Path, chats_file: Path) -> None:
-    kitchen = Kitchen(LITTLE, tmp_path, chats_file, lambda line: None)
+    kitchen = Kitchen(LITTLE, tmp_path, chats_file, NamedWordEmbedder("words"), lambda line: None)
 
     def fails() -> dict[str, float]:
         raise OSError("no space")

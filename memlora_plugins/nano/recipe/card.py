@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...evaluation.report import Table, pipeline_tables
 from .dialogues import SHA256
+from .measure import DEFAULTS
 
 if TYPE_CHECKING:
     from .make import NanoScores, Recipe, TaskScores
@@ -42,16 +43,21 @@ Made by `make nano`; this card and `scores.json` are written by the same command
 
 It does not put things in its own words: a memory is a quote with who said it ("Ana: I moved to Porto."). It knows the
 {relations} kinds of facts it was taught, in plain English, and what is worded much like them. Other statements it may
-leave out, or note in part. It does not reason, count, translate or chat, and dates are resolved from "today",
-"yesterday" and "two days ago" only. Text it was not made for can make it note wrong facts: where that matters, use a
-student of a billion parameters or more, trained by the same code.
+leave out, or note in part. It does not reason, count, translate or chat. A day becomes a date where it is told from
+today ("last night", "two days ago"); "last Friday" stays as it was said. Text it was not made for can make it note
+wrong facts: where that matters, use a student of a billion parameters or more, trained by the same code.
 
 ## Held-out scores
 
 Text that is not in the training data. *Unseen values*: names and nouns that fill no slot in training. *Unseen
 phrasings*: sentences that are not in training. A fact counts if it is the wanted words (case and spacing aside). The
-base is asked with the full prompts, the experts with the short ones. The shared adapter has the rank of one expert and
-was trained on a sixth of the samples of each.
+replies are held to the clauses of the message, as a memory does it (`Settings.quoted_facts`). The base is asked with
+the full prompts, the experts with the short ones. The update expert is asked as by a memory with nano's settings: about
+one new fact and the nearest of up to 13 memories, found by {embedder} (cosine of at least {near:g}, names aside); a
+fact with none so near is added unasked, and one whose right memory is not the nearest counts as wrong. The generation
+expert is asked a question with the nearest of up to 14 facts (at least {answers:g}), or with none; where another one
+would answer it, to say so does not count as right. The shared adapter has the rank of one expert and was trained on a
+tenth of the samples of each.
 """
 
 
@@ -62,6 +68,9 @@ def card(scores: NanoScores, recipe: Recipe, relations: int) -> str:
         base=scores.parameters["base"] / 1e6,
         experts=experts / 1e6,
         megabytes=scores.megabytes,
+        embedder=DEFAULTS["embedder"],
+        near=DEFAULTS["similarity_threshold"],
+        answers=DEFAULTS["answer_threshold"],
         rank=recipe.expert.rank,
         relations=relations,
         copy_samples=recipe.copy_samples,
@@ -114,9 +123,9 @@ def _generation(tasks: dict[str, TaskScores]) -> Table:
     rows = []
     for label, task in tasks.items():
         for kind, found in (("unseen values", task.generation), ("unseen questions", task.generation_phrasings)):
-            by_kind = (f"{found.by_kind.get(name, 0.0):.3f}" for name in ("known", "changed", "unknown", "remark"))
+            by_kind = (f"{found.by_kind.get(name, 0.0):.3f}" for name in ("known", "unknown", "remark"))
             rows.append((label, kind, f"{found.accuracy:.3f}", *by_kind))
-    columns = ("", "text", "all", "answer is there", "it changed", "it is not there", "no question")
+    columns = ("", "text", "all", "answer is there", "it is not there", "no question")
     return Table("Generation: the wanted words", columns, tuple(rows))
 
 

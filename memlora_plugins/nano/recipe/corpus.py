@@ -21,12 +21,14 @@ _PROMPTS: dict[Expert, str] = {
     "generation": generation.SHORT_PROMPT,
 }
 
-Writer = Callable[[Author, PromptStyle, bool], tuple[list[dict[str, str]], str]]
-"""(author, style of the prompt, whether there is little in it)"""
-Lesson = Literal["sentence", "kind", "verdict", "lookup", "exchange", "decision", "question", "task", "chat"]
+Written = tuple[list[dict[str, str]], str]
+"""Messages, and the reply to them."""
+Writer = Callable[[Author, PromptStyle, bool, memories.Nearest | None], Written]
+"""(author, style of the prompt, whether there is little in it, how a memory is found)"""
+Lesson = Literal["sentence", "verdict", "lookup", "exchange", "decision", "question", "task", "chat"]
 """What a sample of the base teaches. In short form, where nearly every word matters: sentences and what is noted of
-each, what kinds of facts memories are, what becomes of one, what one answers. Then each of the three tasks, mostly
-without instruction; any of them with its full prompt; talk."""
+each, what becomes of a memory, what one answers. Then each of the three tasks, mostly without instruction; any of them
+with its full prompt; talk."""
 
 _TAUGHT: Mapping[Lesson, Expert] = {
     "sentence": "extraction",
@@ -36,14 +38,20 @@ _TAUGHT: Mapping[Lesson, Expert] = {
 }
 _COPIED = (3, 24)  # words of a text to copy
 _COMPARED = (3, 8)  # … of a line to compare
-_PLAIN = 0.6  # share of the base's decisions and questions that have little in them
+_PLAIN = 0.6  # share of the base's questions that have little in them
 _INSTRUCTED = 0.3  # share of the base's tasks that have the short instruction
 
 
-def samples(author: Author, expert: Expert, count: int, *, prefix: str) -> Iterator[Sample]:
-    """Prompts exactly as they are served, with the replies that are wanted. Ids begin with `prefix`."""
+def samples(
+    author: Author, expert: Expert, count: int, *, prefix: str, nearest: memories.Nearest | None = None
+) -> Iterator[Sample]:
+    """Prompts exactly as they are served, with the replies that are wanted. Ids begin with `prefix`.
+
+    `nearest` finds the memory that a new fact is compared with, or that a question is answered from; without it that
+    is any memory, and a question is answered from several.
+    """
     for number in range(count):
-        messages, reply = _WRITERS[expert](author, "short", False)
+        messages, reply = _WRITERS[expert](author, "short", False, nearest)
         yield _sample(f"{prefix}-{number}", expert, messages, reply)
 
 
@@ -55,7 +63,7 @@ def copies(tokenizer: Any, count: int, *, seed: int, prefix: str) -> Iterator[Sa
         text = "".join(rng.choices(words, k=rng.randint(*_COPIED))).strip()
         messages = extraction.messages(Exchange(text), "short")
         yield _sample(
-            f"{prefix}-{number}", "extraction", _bare("extraction", messages), extraction.target(_as_said([text]))
+            f"{prefix}-{number}", "extraction", _bare("extraction", messages), extraction.target(_after_space([text]))
         )
 
 
@@ -105,16 +113,14 @@ def base_samples(
         kind = rng.choices(list(shares), list(shares.values()))[0]
         if kind == "task":
             expert = rng.choice(EXPERTS)
-            yield _sample(id, expert, *_WRITERS[expert](author, "full", False))
+            yield _sample(id, expert, *_WRITERS[expert](author, "full", False, None))
         elif kind == "chat":
             yield _chat(author, id, dialogues)
-        elif kind == "kind":
-            yield _asked(id, "update", *memories.kinds(author))
         elif kind == "verdict":
             yield _asked(id, "update", *memories.verdict(author))
         elif kind == "lookup":
             asked, answer = memories.lookup(author)
-            yield _asked(id, "generation", asked, *_as_said([answer]))
+            yield _asked(id, "generation", asked, *_after_space([answer]))
         else:
             yield _bare_sample(author, kind, id)
 
@@ -127,7 +133,7 @@ def _bare_sample(author: Author, kind: Lesson, id: str) -> Sample:
     """A sample without the full instructions."""
     expert = _TAUGHT[kind]
     plain = kind == "sentence" or (kind != "exchange" and author.rng.random() < _PLAIN)
-    messages, reply = _WRITERS[expert](author, "short", plain)
+    messages, reply = _WRITERS[expert](author, "short", plain, None)
     instructed = kind != "sentence" and author.rng.random() < _INSTRUCTED
     return _sample(id, expert, messages if instructed else _bare(expert, messages), reply)
 
@@ -137,23 +143,24 @@ def _bare(expert: Expert, messages: list[dict[str, str]]) -> list[dict[str, str]
     return [{**message, "content": message["content"].replace(_PROMPTS[expert], "").strip()} for message in messages]
 
 
-def _extraction(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
+def _extraction(author: Author, style: PromptStyle, plain: bool, nearest: memories.Nearest | None) -> Written:
     scene = author.plain_scene() if plain else author.scene()
-    return extraction.messages(scene.exchange, style), extraction.target(_as_said(scene.facts))
+    return extraction.messages(scene.exchange, style), extraction.target(_after_space(scene.facts))
 
 
-def _update(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
-    bank = memories.bank(author, plain=plain)
-    return update.messages(bank.old, bank.new, style), update.target(bank.decisions, bank.old, bank.new)
+def _update(author: Author, style: PromptStyle, plain: bool, nearest: memories.Nearest | None) -> Written:
+    pair = memories.pair(author, nearest)
+    old, new = [str(pair.found)], [pair.new]
+    return update.messages(old, new, style), update.target(pair.decisions, old, new)
 
 
-def _generation(author: Author, style: PromptStyle, plain: bool) -> tuple[list[dict[str, str]], str]:
-    query = memories.query(author, plain=plain)
-    [answer] = _as_said([query.answer])
+def _generation(author: Author, style: PromptStyle, plain: bool, nearest: memories.Nearest | None) -> Written:
+    query = memories.recalled(author, nearest, taught=True) if nearest else memories.query(author, plain=plain)
+    [answer] = _after_space([query.answer])
     return generation.messages(query.question, query.memories, style, now=query.now), answer
 
 
-def _as_said(texts: Sequence[str]) -> list[str]:
+def _after_space(texts: Sequence[str]) -> list[str]:
     """With the space before, so that words to copy are the same tokens in a reply as in the prompt."""
     return [f" {text}" for text in texts]
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from ...experts.extraction import Exchange, quote
+from ...experts.extraction import Exchange
+from ...experts.quotes import quote
 from . import chatter
 from .person import to_second
 from .pools import Pools

@@ -7,10 +7,11 @@ package are replaced only by better ones.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +20,9 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from ...embedding import Embedder, SentenceTransformerEmbedder
 from ...evaluation.pipeline import PipelineSummary, ablation, stages
+from ...experts.quotes import unnamed
 from ...files import write_whole
 from ...serving.base import Expert
 from ...settings import Settings
@@ -27,13 +30,13 @@ from ...training.dataset import Sample
 from ...training.identity import check_same, digest
 from ...training.options import Trained, TrainingOptions
 from ...training.trainer import TrainingEvent, train
-from .. import SETTINGS
 from . import blank, corpus, memories
 from .card import card
 from .conversations import conversation
 from .dialogue import Author, Split
 from .dialogues import read_dialogues
 from .measure import (
+    DEFAULTS,
     ExtractionScores,
     GenerationScores,
     UpdateScores,
@@ -47,17 +50,17 @@ SCORES = "scores.json"
 Say = Callable[[str], None]
 
 _SHARED: Final = "shared"
-_FIRST_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 32, "kind": 12, "verdict": 30, "lookup": 26}
+_TAUGHT_NEAR = 0.15  # cosine from which on an unrelated memory is one to learn from
+_FIRST_SHARES: Mapping[corpus.Lesson, int] = {"sentence": 40, "verdict": 40, "lookup": 20}
 _BASE_SHARES: Mapping[corpus.Lesson, int] = {
-    "sentence": 40,
-    "kind": 20,
-    "verdict": 120,
-    "lookup": 120,
-    "exchange": 390,
-    "decision": 180,
+    "sentence": 20,
+    "verdict": 60,
+    "lookup": 30,
+    "exchange": 575,
+    "decision": 200,
     "question": 100,
-    "task": 10,
-    "chat": 20,
+    "task": 5,
+    "chat": 10,
 }
 
 _BASE = TrainingOptions(
@@ -97,11 +100,11 @@ class Recipe:
     """Rows of random words to repeat, before anything else."""
     compare_samples: int = 8_000
     """Lines of random words to compare with others."""
-    first_samples: int = 60_000
+    first_samples: int = 50_000
     """The three tasks in short form."""
-    base_samples: int = 90_000
+    base_samples: int = 80_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 8_000, "update": 7_000, "generation": 4_000}
+        default_factory=lambda: {"extraction": 4_000, "update": 10_000, "generation": 6_000}
     )
     validation_samples: int = 300
     test_samples: int = 400
@@ -155,15 +158,17 @@ class NanoScores(BaseModel):
 
 
 class Kitchen:
-    """The steps of the recipe, in `work`."""
+    """The steps of the recipe, in `work`. By `embedder` memories find what is near to a new fact."""
 
-    def __init__(self, recipe: Recipe, work: Path, dialogues: Path, say: Say) -> None:
+    def __init__(self, recipe: Recipe, work: Path, dialogues: Path, embedder: Embedder, say: Say) -> None:
         self._recipe = recipe
         self._work = work
         self._dialogues = dialogues
         self._say = say
         self._pools = pools()
         self._training: dict[str, dict[str, float]] = {}
+        self._settings = Settings(**DEFAULTS)
+        self._embedder = embedder
 
     def cook(self) -> Path:
         """All steps; the folder that holds the finished base, adapters, scores and card."""
@@ -196,7 +201,7 @@ class Kitchen:
             for shares in (_FIRST_SHARES, _BASE_SHARES)
             for sample in corpus.base_samples(author, 300, shares=shares, dialogues=[], prefix="")
         ]
-        tasks = [sample for expert in corpus.EXPERTS for sample in corpus.samples(author, expert, 100, prefix="")]
+        tasks = [sample for expert in corpus.EXPERTS for sample in self._samples(author, expert, 100)]
         return [sample.model_dump_json() for sample in (*base, *tasks)]
 
     def _step(self, name: str, make: Callable[[], dict[str, float]]) -> None:
@@ -265,13 +270,35 @@ class Kitchen:
         chats = read_dialogues(self._dialogues)
         return list(corpus.base_samples(author, count, shares=shares, dialogues=chats, prefix=author.split))
 
-    def _lessons(self, expert: Expert) -> tuple[list[Sample], list[Sample]]:
+    def _lessons(self, expert: Expert, *, part: float = 1.0) -> tuple[list[Sample], list[Sample]]:
+        """An expert's, to learn from and to check by; of both the first `part`."""
         place = 10 * (1 + corpus.EXPERTS.index(expert))
-        count = self._recipe.expert_samples[expert]
-        few = self._recipe.validation_samples
-        lessons = corpus.samples(self.author("train", place), expert, count, prefix=f"{expert}-train")
-        check = corpus.samples(self.author("values", place + 1), expert, few, prefix=f"{expert}-check")
+        taught, checked = self._recipe.expert_samples[expert], self._recipe.validation_samples
+        lessons = self._samples(self.author("train", place), expert, math.ceil(part * taught))
+        check = self._samples(self.author("values", place + 1), expert, math.ceil(part * checked))
         return list(lessons), list(check)
+
+    def _samples(self, author: Author, expert: Expert, count: int) -> Iterator[Sample]:
+        nearest = self._recalled if expert == "generation" else partial(self._nearest, least=_TAUGHT_NEAR)
+        return corpus.samples(author, expert, count, prefix=f"{expert}-{author.split}", nearest=nearest)
+
+    def _compared(self, fact: str, known: Sequence[str]) -> str | None:
+        """The memory that a memory with nano's settings compares a new fact with."""
+        return self._nearest(fact, known, self._settings.similarity_threshold)
+
+    def _recalled(self, question: str, known: Sequence[str]) -> str | None:
+        """The memory that such a memory answers a question from."""
+        return self._closest(question, known, self._settings.answer_threshold)
+
+    def _nearest(self, fact: str, known: Sequence[str], least: float) -> str | None:
+        return self._closest(unnamed(fact), known, least)
+
+    def _closest(self, text: str, known: Sequence[str], least: float) -> str | None:
+        """The memory that is nearest to a text, names aside, if its cosine is `least` or more."""
+        vector, *others = self._embedder.embed([text, *map(unnamed, known)])
+        cosines = [float(vector @ other) for other in others]
+        best = max(cosines)
+        return known[cosines.index(best)] if best >= least else None
 
     def _make_expert(self, expert: Expert) -> dict[str, float]:
         return self._make_adapter(expert, self._lessons(expert), self._work / "nano" / expert)
@@ -283,10 +310,9 @@ class Kitchen:
         return figures
 
     def _make_shared(self) -> dict[str, float]:
-        """One adapter for all stages, for comparison; it sees a sixth of what each of the three sees."""
-        every = [self._lessons(expert) for expert in corpus.EXPERTS]
-        lessons = [sample for train_samples, _ in every for sample in train_samples[::6]]
-        check = [sample for _, check_samples in every for sample in check_samples[::3]]
+        """One adapter for all stages, for comparison; it sees a tenth of what each of the three sees."""
+        every = [self._lessons(expert, part=0.1) for expert in corpus.EXPERTS]
+        lessons, check = ([sample for samples in kind for sample in samples] for kind in zip(*every, strict=True))
         return self._make_adapter(_SHARED, (lessons, check), self._work / _SHARED)
 
     def _train(
@@ -314,7 +340,6 @@ class Kitchen:
     # Measuring -------------------------------------------------------------------------------------------------------
 
     def _measure(self) -> NanoScores:
-        from ...embedding import SentenceTransformerEmbedder
         from ...serving.local import LocalBackend
 
         made = self._work / "nano"
@@ -333,15 +358,14 @@ class Kitchen:
             self._say(f"{label}: {tasks[label].model_dump_json()}")
         talk = self.author("values", 90)
         talks = [conversation(talk, f"talk-{number}") for number in range(self._recipe.conversations)]
-        with closing(SentenceTransformerEmbedder("all-MiniLM-L6-v2")) as embedder:
-            rows = ablation(
-                talks,
-                stages(adapters, shared),
-                lambda chosen: LocalBackend(base, dict(chosen)),
-                embedder,
-                on_row=self._say,
-                settings=Settings(**SETTINGS),
-            )
+        rows = ablation(
+            talks,
+            stages(adapters, shared),
+            lambda chosen: LocalBackend(base, dict(chosen)),
+            self._embedder,
+            on_row=self._say,
+            settings=self._settings,
+        )
         return NanoScores(
             tasks=tasks,
             pipeline={label: result.summary for label, result in rows.items()},
@@ -357,10 +381,10 @@ class Kitchen:
         return TaskScores(
             extraction_values=measure_extraction(backend, [values.scene() for _ in range(count)]),
             extraction_phrasings=measure_extraction(backend, [phrasings.scene() for _ in range(count)]),
-            update=measure_update(backend, [memories.bank(values) for _ in range(count)]),
-            generation=measure_generation(backend, [memories.query(values) for _ in range(count)]),
+            update=measure_update(backend, [memories.served(values, self._compared) for _ in range(count)]),
+            generation=measure_generation(backend, [memories.recalled(values, self._recalled) for _ in range(count)]),
             generation_phrasings=measure_generation(
-                backend, [memories.query(questions, held_out=True) for _ in range(count)]
+                backend, [memories.recalled(questions, self._recalled, held_out=True) for _ in range(count)]
             ),
         )
 
@@ -399,7 +423,8 @@ def main() -> None:
         force: bool = typer.Option(False, help="Install even if the scores did not rise."),
     ) -> None:
         """Make nano: corpus, tokenizer, base, three experts, scores and card. Goes on where it was stopped."""
-        made = Kitchen(Recipe(), work, dialogues, typer.echo).cook()
+        with closing(SentenceTransformerEmbedder(DEFAULTS["embedder"])) as embedder:
+            made = Kitchen(Recipe(), work, dialogues, embedder, typer.echo).cook()
         install(made, Path(__file__).parent.parent, force=force, say=typer.echo)
 
     typer.run(nano)

@@ -10,12 +10,19 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import ReplyError
-from ...experts import extraction, generation, update
-from ...experts.rules import Decision
+from ...experts import clauses, extraction, generation, quotes, update
 from ...serving.base import Backend, Completion, Request
-from ...types import normalise
+from ...settings import Settings
+from ...types import Operation, normalise
+from .. import SETTINGS
 from .dialogue import Scene
-from .memories import Bank, Query
+from .memories import Pair, Query
+
+DEFAULTS: dict[str, Any] = {
+    **{name: Settings.model_fields[name].default for name in ("embedder", "similarity_threshold", "answer_threshold")},
+    **SETTINGS,
+}
+"""Settings of the memory that nano is taught and measured for, whatever the environment says."""
 
 _AT_ONCE = 64
 
@@ -39,7 +46,10 @@ class ExtractionScores(_Scores):
 
 
 class UpdateScores(_Scores):
-    """Share of new facts with the right operation on the right old memory, over all and by the operation wanted."""
+    """Share of new facts with the right operation on the right old memory, over all and by the operation wanted.
+
+    Whether the right memory is found is part of it.
+    """
 
     accuracy: float
     by_operation: dict[str, float]
@@ -54,17 +64,18 @@ class GenerationScores(_Scores):
 
 
 def measure_extraction(backend: Backend, scenes: Sequence[Scene]) -> ExtractionScores:
-    """Ask the extraction expert about each exchange."""
+    """Ask the extraction expert about each exchange, as a memory does: for clauses of it, which are checked."""
     style = backend.prompt_style("extraction")
 
     def request(scene: Scene) -> Request:
         messages = extraction.messages(scene.exchange, style)
-        return Request("extraction", messages, extraction.SCHEMA, extraction.MAX_TOKENS)
+        return Request("extraction", messages, clauses.schema(scene.exchange), extraction.MAX_TOKENS)
 
     exact = right = found = wanted = unreadable = 0
     for scene, reply in zip(scenes, _ask(backend, scenes, request), strict=True):
         try:
-            said = Counter(normalise(fact) for fact in extraction.read(reply.text).facts)
+            facts = quotes.as_said(extraction.read(reply.text).facts, scene.exchange).facts
+            said = Counter(normalise(fact) for fact in facts)
         except ReplyError:
             unreadable += 1
             said = Counter()
@@ -86,27 +97,30 @@ def measure_extraction(backend: Backend, scenes: Sequence[Scene]) -> ExtractionS
     )
 
 
-def measure_update(backend: Backend, banks: Sequence[Bank]) -> UpdateScores:
-    """Ask the update expert about each bank."""
+def measure_update(backend: Backend, pairs: Sequence[Pair]) -> UpdateScores:
+    """Ask the update expert about each pair. A fact without a memory near it is added unasked, as a memory does."""
     style = backend.prompt_style("update")
 
-    def request(bank: Bank) -> Request:
-        return Request("update", update.messages(bank.old, bank.new, style), update.SCHEMA, update.MAX_TOKENS)
+    def request(pair: Pair) -> Request:
+        messages = update.messages([str(pair.found)], [pair.new], style)
+        return Request("update", messages, update.SCHEMA, update.MAX_TOKENS)
 
+    replies = iter(_ask(backend, [pair for pair in pairs if pair.found is not None], request))
     right: Counter[str] = Counter()
     wanted: Counter[str] = Counter()
     unreadable = 0
-    for bank, reply in zip(banks, _ask(backend, banks, request), strict=True):
-        try:
-            made = _by_fact(update.read(reply.text, bank.old, bank.new).items)
-        except ReplyError:
-            unreadable += 1
-            made = {}
-        for fact, decided in _by_fact(bank.decisions).items():
-            wanted[decided[0]] += 1
-            right[decided[0]] += made.get(fact) == decided
+    for pair in pairs:
+        done: Operation | None = "ADD"
+        if pair.found is not None:
+            try:
+                done = _done(update.read(next(replies).text, [pair.found], [pair.new]))
+            except ReplyError:
+                unreadable += 1
+                done = None
+        wanted[pair.operation] += 1
+        right[pair.operation] += done == pair.operation and (done == "ADD" or pair.found == pair.meant)
     return UpdateScores(
-        samples=len(banks),
+        samples=len(pairs),
         unreadable=unreadable,
         accuracy=right.total() / wanted.total(),
         by_operation={operation: right[operation] / count for operation, count in sorted(wanted.items())},
@@ -141,13 +155,10 @@ def measure_generation(backend: Backend, queries: Sequence[Query]) -> Generation
     )
 
 
-def _by_fact(decisions: Sequence[Decision]) -> dict[int, tuple[str, int | None]]:
-    """New fact to the operation on it; a DELETE outranks the ADD that follows from it."""
-    made: dict[int, tuple[str, int | None]] = {}
-    for decision in decisions:
-        if decision.operation == "DELETE" or decision.fact not in made:
-            made[decision.fact] = (decision.operation, decision.target)
-    return made
+def _done(decisions: update.Decisions) -> Operation:
+    """The operation on the one new fact; a DELETE outranks the ADD that follows from it."""
+    operations = [decision.operation for decision in decisions.items]
+    return "DELETE" if "DELETE" in operations else operations[0]
 
 
 def _ask(backend: Backend, items: Sequence[Item], request: Callable[[Item], Request]) -> list[Completion]:

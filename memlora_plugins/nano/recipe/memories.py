@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal
 
-from ...experts.extraction import quote
+from ...experts.quotes import quote
 from ...experts.rules import Decision
-from ...types import Hit, Role
+from ...types import Hit, Operation, Role
 from . import chatter
 from .dialogue import UNKNOWN, Author, Told
 from .person import to_third
 from .relation import Relation, slots
 
 _DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
-_CASES = (("changed", 34), ("another", 8), ("same", 17), ("detail", 8), ("less", 4), ("over", 16), ("new", 13))
+_CASES = {"changed": 34, "another": 8, "same": 17, "detail": 8, "less": 4, "over": 16, "new": 13}
+_PAIRED_CASES = {**_CASES, "changed": 46, "another": 14}  # half of the first becomes "new": nothing changes there
+_NEW_TAUGHT = 0.5  # share of the facts that no memory is about which are taught: without much doubt they are added
+_OTHERS = 12  # memories among which one is found that is near to such a fact
+_TAUGHT_OTHERS = 5  # … and in the experts' lessons: to find one takes most of the time
+_COMMON = frozenset(
+    "home_city job employer partner_name age birthday dog_name cat_name favourite_dish favourite_drink "
+    "favourite_colour favourite_film favourite_book favourite_band allergy diet hobby plays_sport plays_instrument "
+    "learning phone_brand car_driven boss best_friend daughter_name sister_name called_name reply_language moving_plan "
+    "disliked_food".split()
+)
+_OFTEN = 0.4  # share of the experts' lessons that are about these
+_ALSO = 0.3  # how often the same is remembered about something else, where a fact is about something
 _SOMEBODY = 0.25  # … somebody else has told the same of themselves, where a question names its person
 _UNKNOWN = 0.12  # … nothing that is remembered answers a bare question
-_TAKEN_BACK = 0.2  # of the memories whose kind is told
 _ALIKE = 0.4  # how often the old memory is told in the sentence of the new fact
 
 NOTED = "I will remember that."
@@ -33,15 +44,7 @@ Kind = Literal["known", "changed", "unknown", "remark"]
 """Whether the memories answer a question, once did otherwise, do not, or whether it is none."""
 
 _KINDS: tuple[tuple[Kind, int], ...] = (("known", 48), ("changed", 16), ("unknown", 16), ("remark", 20))
-
-
-@dataclass(frozen=True, slots=True)
-class Bank:
-    """Old memories and new facts, and what is to be decided about them."""
-
-    old: tuple[str, ...]
-    new: tuple[str, ...]
-    decisions: tuple[Decision, ...]
+_RECALLED: tuple[tuple[Kind, int], ...] = (("known", 62), ("unknown", 18), ("remark", 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,51 +58,74 @@ class Query:
     kind: Kind
 
 
-def bank(author: Author, *, plain: bool = False) -> Bank:
-    """A few old memories of one person, and one to three new facts about the same. `plain`: less of both."""
-    rng = author.rng
-    person = author.person()
-    count = 1 if plain else rng.choices((1, 2, 3), (70, 22, 8))[0]
-    relations = rng.sample(author.relations, count + rng.choice((0, 0, 1, 1, 2) if plain else (0, 1, 1, 2, 2, 3)))
-    old: list[str] = []
-    new: list[str] = []
-    wanted: list[tuple[str, str, str | None]] = []  # operation, new fact, old memory
-    for relation in relations[:count]:
-        before, fact, operation = _case(author, relation, person)
-        if fact in new or set(before) & {*old, *new} or fact in old:
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A new fact, and the memory near it that a search finds first, if any.
+
+    `operation` is what is right to do, with the memory that is `meant`; that can be another one than was found.
+    """
+
+    new: str
+    found: str | None
+    operation: Operation
+    meant: str | None = None
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What is wanted where it is found."""
+        if self.operation == "UPDATE":
+            return (Decision("UPDATE", self.new, 0, 0),)
+        if self.operation == "NONE":
+            return (Decision("NONE", str(self.meant), 0, 0),)
+        added = Decision("ADD", self.new, None, 0)
+        return (added,) if self.operation == "ADD" else (added, Decision("DELETE", str(self.meant), 0, 0))
+
+
+Nearest = Callable[[str, Sequence[str]], str | None]
+"""(new fact, memories): the memory that a search finds first, if one is near enough."""
+
+
+def pair(author: Author, nearest: Nearest | None = None) -> Pair:
+    """One that teaches: the memory that is meant is found, and where none is, the nearest of some others, or any."""
+    while True:
+        person = author.person()
+        relation = _often(author, author.relations) if nearest else author.rng.choice(author.relations)
+        before, fact, operation = _case(author, relation, person, _PAIRED_CASES)
+        if not before and author.rng.random() > _NEW_TAUGHT:
             continue
-        old += before
-        new.append(fact)
-        wanted.append((operation, fact, before[0] if operation != "ADD" else None))
-    for relation in relations[count:]:
-        fact = author.remembered(author.tell(relation, person, None))
-        if fact not in old and fact not in new:
-            old.append(fact)
-    if not old:
-        fact = author.remembered(author.tell(rng.choice(author.relations), person, None))
-        old = [fact] if fact not in new else ["Nothing is known yet"]
-    rng.shuffle(old)
-    decisions = []
-    for operation, fact, target in wanted:
-        place = old.index(target) if target is not None else None
-        about = new.index(fact)
-        if operation == "ADD":
-            decisions.append(Decision("ADD", fact, None, about))
-        elif operation == "UPDATE":
-            decisions.append(Decision("UPDATE", fact, place, about))
-        elif operation == "NONE":
-            decisions.append(Decision("NONE", old[place or 0], place, about))
-        else:
-            decisions.append(Decision("ADD", fact, None, about))
-            decisions.append(Decision("DELETE", old[place or 0], place, about))
-    return Bank(tuple(old), tuple(new), tuple(decisions))
+        others = _others(author, person, relation, _TAUGHT_OTHERS if nearest else 1)
+        found = before[0] if before else nearest(fact, others) if nearest else others[0]
+        if found is not None:
+            return Pair(fact, found, operation, *before)
 
 
-def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[str], str, str]:
-    """Old memories (the one that is meant first), a new fact, and the operation on it."""
+def served(author: Author, nearest: Nearest) -> Pair:
+    """One as a memory comes upon it: a new fact, and what is found among up to 13 memories of the person."""
+    person, relation = author.person(), author.rng.choice(author.relations)
+    before, fact, operation = _case(author, relation, person, _CASES)
+    others = _others(author, person, relation, author.rng.randint(1, _OTHERS))
+    return Pair(fact, nearest(fact, [*before, *others]), operation, *before)
+
+
+def _often(author: Author, relations: Sequence[Relation]) -> Relation:
+    """One of them, now and then of what people tell most."""
     rng = author.rng
-    names, weights = zip(*_CASES, strict=True)
-    case = rng.choices(names, weights)[0]
+    common = [relation for relation in relations if relation.name in _COMMON]
+    return rng.choice(common if rng.random() < _OFTEN else relations)
+
+
+def _others(author: Author, person: str | None, relation: Relation, count: int) -> list[str]:
+    """Memories of the person that have nothing to do with `relation`."""
+    kinds = author.rng.sample([other for other in author.relations if other is not relation], count)
+    return [author.remembered(author.tell(other, person, None)) for other in kinds]
+
+
+def _case(
+    author: Author, relation: Relation, person: str | None, cases: Mapping[str, int] = _CASES
+) -> tuple[list[str], str, Operation]:
+    """The old memory that is meant, if any, a new fact, and the operation on it."""
+    rng = author.rng
+    case = rng.choices(list(cases), list(cases.values()))[0]
     told = author.tell(relation, person, None)
     fact = author.remembered(told)
     answer = slots(relation.answer)
@@ -125,32 +151,14 @@ def _case(author: Author, relation: Relation, person: str | None) -> tuple[list[
 
 
 def verdict(author: Author) -> tuple[str, str]:
-    """A few old memories and a new fact, and the bare operation: the number of the memory behind its name."""
-    about = bank(author, plain=True)
-    meant = next((one for one in about.decisions if one.operation == "DELETE"), about.decisions[0])
-    told = "" if meant.target is None else f" {meant.target}"
-    return against(about.old, about.new[0]), f"{meant.operation}{told}"
+    """An old memory and a new fact, and the bare operation."""
+    about = pair(author)
+    return against([str(about.found)], about.new), about.operation
 
 
 def against(lines: Iterable[str], new: str) -> str:
     """Numbered lines, and a new one to compare with them."""
     return "\n".join((*(f"{number} {text}" for number, text in enumerate(lines)), f"New: {new}"))
-
-
-def kinds(author: Author) -> tuple[str, str]:
-    """A few memories, and of what kind each is: its relation, and whether there can be one or many of it, or it is
-    taken back."""
-    rng = author.rng
-    person = author.person()
-    told = [
-        author.tell(relation, person, None, ended=bool(relation.ended) and rng.random() < _TAKEN_BACK)
-        for relation in rng.sample(author.relations, rng.randint(1, 3))
-    ]
-    names = [
-        f"{one.relation.name.replace('_', ' ')} {'over' if one.ended else 'many' if one.relation.many else 'one'}"
-        for one in told
-    ]
-    return "\n".join(author.remembered(one) for one in told), f" {'; '.join(names)}"
 
 
 def lookup(author: Author) -> tuple[str, str]:
@@ -195,19 +203,14 @@ def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Que
         hits += noted(told, moment)
     elif kind == "unknown":
         answer = UNKNOWN
-    elif rng.random() < 0.65:
-        question, answer = author.say([told]), NOTED
     else:
-        question, answer = author.small_talk(questions=False), ONLY_MEMORY
+        question, answer = _remark(author, told)
     for relation in others:
         moment = _before(rng, now, 180)
         hits += noted(author.tell(relation, person, moment), moment)
-    key = asked.slots - slots(asked.answer)
-    if key and rng.random() < 0.3:  # the same about something else
+    if slots(asked.answer) < asked.slots and rng.random() < _ALSO:
         moment = _before(rng, now, 180)
-        dated = "when" in key | slots(asked.answer)
-        other = author.tell(asked, person, moment) if dated else author.another(told, key | slots(asked.answer))
-        hits += noted(other, moment)
+        hits += noted(_about_another(author, told, moment), moment)
     if by_name and rng.random() < _SOMEBODY:  # the same of somebody else
         moment = _before(rng, now, 180)
         hits += noted(author.tell(asked, author.value("name"), moment), moment)
@@ -217,6 +220,58 @@ def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Que
         hits.append(_turn(author, line, None, _before(rng, now, 180), speaker="assistant"))
     rng.shuffle(hits)
     return Query(question, tuple(hits), now, answer, kind)
+
+
+def recalled(author: Author, closest: Nearest, *, held_out: bool = False, taught: bool = False) -> Query:
+    """A question or remark with the one note that is nearest among up to 13, if one is near enough.
+
+    That can be another than the one that answers; then the right answer is still that one's, but what is `taught` is
+    that the note does not tell.
+    """
+    rng = author.rng
+    person = author.person()
+    now = author.moment() + timedelta(days=200)
+    usable = [relation for relation in author.relations if slots(relation.answer)]
+    asked = _often(author, usable) if taught else rng.choice(usable)
+    moment = _before(rng, now, 100)
+    told = author.tell(asked, person, moment)
+    question = author.question(told, held_out=held_out)
+    if person is not None and rng.random() < 0.6:
+        question = to_third(question, person)
+    notes = _others(author, person, asked, rng.randint(1, _TAUGHT_OTHERS if taught else _OTHERS))
+    answer = told.answer
+    kinds, weights = zip(*_RECALLED, strict=True)
+    kind: Kind = rng.choices(kinds, weights)[0]
+    if kind == "known":
+        noted = author.remembered(told)
+        notes.append(noted)
+    elif kind == "unknown":
+        answer = UNKNOWN
+    else:
+        question, answer = _remark(author, told)
+    if slots(asked.answer) < asked.slots and rng.random() < _ALSO:
+        notes.append(author.remembered(_about_another(author, told, moment)))
+    found = closest(question, notes)
+    if taught and kind == "known" and found != noted:
+        answer = UNKNOWN
+    if found is None:
+        return Query(question, (), now, answer, kind)
+    hit = Hit(kind="fact", text=found, score=1.0, id=str(rng.random()), created_at=_before(rng, now, 100))
+    return Query(question, (hit,), now, answer, kind)
+
+
+def _remark(author: Author, told: Told) -> tuple[str, str]:
+    """What is no question, and its answer: it tells something, or nothing."""
+    if author.rng.random() < 0.65:
+        return author.say([told]), NOTED
+    return author.small_talk(questions=False), ONLY_MEMORY
+
+
+def _about_another(author: Author, told: Told, moment: datetime) -> Told:
+    """The same about something else."""
+    if "when" in told.relation.slots:
+        return author.tell(told.relation, told.person, moment)
+    return author.another(told, told.relation.slots)
 
 
 def _before(rng: random.Random, moment: datetime, days: int) -> datetime:
