@@ -1,6 +1,7 @@
 """32 people talk at once: how much of the model's time is overlapped.
 
-The model is a fake on loopback that takes 0.5 s a call; everything else (HTTP client, flows, store, MiniLM) is real.
+The model is a fake on loopback that takes 0.5 s a call, in a process of its own as a model server is; everything else
+(HTTP client, flows, store, MiniLM) is real.
 Each person has a near fact already, so both stages run: 64 model calls.
 """
 
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_server import FakeModelServer
-from scripted import WordEmbedder, decides, says
+from scripted import WordEmbedder
+from slow_model import slow_model
 from timed import TIMED
 
 from memlora_plugins import (
@@ -48,17 +49,8 @@ class Shared:
     async def aclose(self) -> None: ...
 
 
-def extraction(body: dict[str, Any]) -> str:
-    return says("Lives in Porto" if "Porto" in str(body["messages"]) else "Lives in Lisbon")
-
-
 @pytest.mark.parametrize(("embedder", "bar"), [("none", 1.3), ("MiniLM", 1.9)])
-def test_32_concurrent_adds(
-    benchmark: Any, tmp_path: Path, fake_server: FakeModelServer, embedder: str, bar: float
-) -> None:
-    fake_server.reply("extraction", extraction)
-    fake_server.reply("update", decides(("0", "UPDATE", "Lives in Porto")))
-    fake_server.adapters = {"extraction": "", "update": ""}
+def test_32_concurrent_adds(benchmark: Any, tmp_path: Path, embedder: str, bar: float) -> None:
     people = [Scope(f"person-{n}") for n in range(PEOPLE)]
     real: Any = SentenceTransformerEmbedder() if embedder == "MiniLM" else WordEmbedder()
     seconds: list[float] = []
@@ -67,20 +59,20 @@ def test_32_concurrent_adds(
         return list(await asyncio.gather(*(memory.add([Message("user", text)], scope=person) for person in people)))
 
     async def measured() -> None:
-        backend = VLLMBackend(fake_server.base_url, "base", {"extraction": "extraction", "update": "update"})
+        backend = VLLMBackend(*model.names())
         store = EdgeFactStore(tmp_path / str(len(seconds)))
         async with AsyncMemory(backend=backend, store=store, embedder=Shared(real)) as memory:
-            fake_server.latency = 0.0
+            model.take(0.0)
             await everybody(memory, "I live in Lisbon.")
-            fake_server.requests.clear()
-            fake_server.latency = MODEL_SECONDS
+            model.take(MODEL_SECONDS)
             start = time.perf_counter()
             results = await everybody(memory, "I moved to Porto.")
             seconds.append(time.perf_counter() - start)
         assert all([event.operation for event in result.events] == ["UPDATE"] for result in results)
-        assert len(fake_server.requests) == 2 * PEOPLE
+        assert model.count() == 2 * PEOPLE
 
-    benchmark.pedantic(lambda: asyncio.run(measured()), rounds=ROUNDS)
+    with slow_model() as model:
+        benchmark.pedantic(lambda: asyncio.run(measured()), rounds=ROUNDS)
     real.close()
     benchmark.extra_info |= {
         "seconds_median": round(statistics.median(seconds), 3),
