@@ -146,7 +146,7 @@ class Core:
         return transfer.export(self.store, scope)
 
     def load(self, rows: Iterable[Mapping[str, Any]], scope: Scope) -> Flow[int]:
-        return transfer.load(self.store, scope, rows)
+        return transfer.load(self.store, scope, rows, self._rules)
 
     def erase(self, scope: Scope) -> Flow[int]:
         return self.store.erase(scope)

@@ -550,6 +550,32 @@ def test_quotes_are_compared_by_what_was_said_not_by_who_said_it(tmp_path: Path)
     assert fact.text not in seen
 
 
+def test_a_fact_is_found_by_the_same_words_wherever_it_comes_from(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Noting(WordEmbedder):
+        def embed(self, texts: Sequence[str]) -> Any:
+            seen.extend(texts)
+            return super().embed(texts)
+
+    def memory(name: str) -> Memory:
+        backend, store = FakeBackend(extraction=facts_of), EdgeFactStore(tmp_path / name)
+        return Memory(backend=backend, store=store, embedder=Noting(), settings=Settings(quoted_facts=True))
+
+    with memory("old") as old, memory("new") as new:
+        old.add([said("Well, «I live in Lisbon.»", name="Ana")], scope=ANA)
+        rows = old.export(scope=ANA)
+        seen.clear()
+        assert new.load(rows, scope=ANA) == 2
+        assert "I live in Lisbon." in seen
+        [fact] = new.facts(scope=ANA)
+        new.edit(fact.id, "Ana: I live in Rome.", scope=ANA)
+        assert seen[-1] == "I live in Rome."
+        [fact] = new.facts(scope=ANA)
+        new.edit(fact.id, "Allergies: peanuts", scope=ANA)
+        assert seen[-1] == "Allergies: peanuts"
+
+
 def test_what_somebody_said_is_changed_by_nobody_else_and_into_no_other_words(tmp_path: Path) -> None:
     facts = iter(("I live in Lisbon.", "I live in Rome.", "I moved to Porto."))
     backend = FakeBackend(
@@ -606,6 +632,20 @@ async def test_facts_asked_about_one_by_one_are_each_kept(tmp_path: Path, order:
         )
         assert result.usage.calls == 4
         assert memory.count(scope=ANA)["retired"] == 1
+
+
+def test_what_is_taken_back_beside_it_does_not_take_a_fact_along(tmp_path: Path) -> None:
+    """The words of "Plays tennis" are all in "No longer plays tennis on Mondays", which does not tell it."""
+
+    def update_one(request: Request) -> str:
+        old, [new] = update.lists(str(request.messages[-1]["content"]))
+        place = str(old.index("Plays tennis on Mondays"))
+        return decides((place, "NONE" if new == "Plays tennis" else "DELETE", new))
+
+    with one_by_one(tmp_path, update_one) as memory:
+        memory.add([said("«Plays tennis on Mondays»")], scope=ANA)
+        memory.add([said("«Plays tennis»«No longer plays tennis on Mondays»")], scope=ANA)
+        assert set(texts(memory.facts(scope=ANA))) == {"Plays tennis", "No longer plays tennis on Mondays"}
 
 
 def test_many_facts_are_asked_about_a_few_at_a_time_and_failures_leave_the_turn_whole(tmp_path: Path) -> None:

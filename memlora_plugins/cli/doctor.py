@@ -202,7 +202,8 @@ def _flush(core: Core) -> Iterator[Check]:
     yield Check("flush", "ok", f"{len(result.events)} facts changed")
     pending = {turn.id for turn in result.pending}
     for failure in result.errors:
-        stays = not failure.turn_ids or pending & {*failure.turn_ids}
+        judged = failure.turn_ids and failure.stage in ("extraction", "update")
+        stays = not judged or pending & {*failure.turn_ids}
         advice = "what it names stays pending; try again when it is mended" if stays else "the rest was distilled"
         yield Check("flush", "problem" if stays else "note", str(failure), advice)
 

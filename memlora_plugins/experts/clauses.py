@@ -4,7 +4,8 @@ A small model that copies slips: half of a name becomes another, a word is said 
 fact begins where a clause of the message can begin, goes on word for word, and ends where a clause can end; it has at
 least two words, and a question is none. The words for a day ("two days ago") may have become its date, which is counted
 here. Where the message corrects itself, a few words of the clause may be others that were said. Where it answers a
-question, or is in a script without spaces between words, the words are free. What came of it, `quotes` checks.
+question, runs into one ("I moved to Porto can you help me?") or is in a script without spaces between words, the words
+are free. What came of it, `quotes` checks.
 
 Punctuation serves for many languages; conjunctions, days and words of correction are English ones.
 """
@@ -48,9 +49,16 @@ _LARGER = re.compile("half|and|hundred|twenty|thirty|forty|fifty|sixty|seventy|e
 _LONGEST_DAY = 4  # words
 _NEW = 4  # words that a correction may bring, or take the place of
 _ANSWER = 4, 8  # words of the first clause, or of all, that may be an answer to what was asked
-_MARKS = ',;:.!?…)]"”»–—-।。؟،'
+_MARKS = ',;:.!?…)]"”»–—-।。？！؟،'
 """What stands after a word and is no part of it."""
-_STOP = re.compile(r"[.!?…।。؟]")
+_STOP = re.compile(r"[.!?…।。？！؟]")
+_OPENS = ("(", "[")
+_ASKING = re.compile(
+    r"(?:who|whom|whose|what|which|when|where|why|how)(?:'s|'re)?|(?:do|does|did|is|are|was|were|have|has|had|could"
+    r"|should|would|may|might)(?:n't)?|am|can|can't|will|won't|shall",
+    re.IGNORECASE,
+)
+"""The first words of English questions."""
 _ABBREVIATED = 3  # letters: so short a word may have a full stop of its own
 _SPECIAL = re.compile(r"[\\.^$*+?()\[\]{}|]")
 _DEEPEST = 200  # groups in groups; grammar engines take 250
@@ -59,7 +67,7 @@ _LONGEST = 20_000  # letters of a pattern; a longer one would cost more than the
 
 def schema(exchange: Exchange) -> Mapping[str, Any]:
     """The JSON schema of a reply about `exchange`: each fact has a `pattern`, or none where words are free. Where the
-    message has no clause that could be a fact, there is none."""
+    message has no clause that could be a fact and only asks, there is none."""
     lines = [line.split() for line in map(one_line, strip_injected(exchange.user_text).splitlines())]
     text = " ".join(piece for line in lines for piece in line)
     if not text or unspaced(text):
@@ -69,7 +77,7 @@ def schema(exchange: Exchange) -> Mapping[str, Any]:
         return extraction.SCHEMA
     clauses = message.clauses(corrected=_CORRECTS.search(text) is not None)
     if not clauses:
-        return extraction.schema(most=0)
+        return extraction.schema(most=0) if message.only_asks else extraction.SCHEMA
     pattern = f"^ ?{_either(clauses)}$"
     too_much = len(pattern) > _LONGEST or _depth(pattern) > _DEEPEST
     return extraction.SCHEMA if too_much else extraction.schema(pattern)
@@ -94,14 +102,26 @@ class _Message:
             first = at == 0 or at in closed or not spoken[at - 1] or self._parts[at - 1][1] or joins[at - 1]
             if spoken[at] and first:
                 self._begins.append(at)
-            if spoken[at] and (last or marks or not spoken[after] or joins[after]):
+            follows = "" if last else pieces[after]
+            if spoken[at] and (last or marks or not spoken[after] or joins[after] or follows.startswith(_OPENS)):
                 pauses.append(at)
-                if not QUESTION_MARK.search(marks):
+                if not QUESTION_MARK.search(marks if last or spoken[after] else marks + follows):
                     self._ends.add(at)
             if last or (_STOP.search(marks) and not _abbreviated(word, marks)):
                 self._stops.add(at)
         self._days = {} if today is None else {at: day for at in range(len(pieces)) if (day := self._day(at, today))}
         self.may_answer = not pauses or pauses[0] < _ANSWER[0] or len(pieces) <= _ANSWER[1]
+
+    @property
+    def only_asks(self) -> bool:
+        """Whether each sentence begins, or goes on after a pause, as a question does, or is one word."""
+        begin = 0
+        for stop in sorted(self._stops):
+            begins = (self._parts[at][0] for at in self._begins if begin <= at <= stop)
+            if begin < stop and not any(_ASKING.fullmatch(word.replace("’", "'")) for word in begins):
+                return False
+            begin = stop + 1
+        return True
 
     def clauses(self, *, corrected: bool) -> list[str]:
         """Regular expressions of all of them. `corrected`: a few words of each may be others of the message."""

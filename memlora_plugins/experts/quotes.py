@@ -29,6 +29,7 @@ _ALIKE = 0.75
 _IN_PLACE = 0.4  # … where the words around it are the same
 _LONGER = 2  # words that what is meant may have more than the slip or the fact
 _LONGEST = 40  # words of a fact that is put right
+_TRIED = 300  # stretches of a message that are compared with the facts of which more than a word is wrong
 _ENDING = 3  # letters by which forms of one word may differ
 _DENIED = re.compile(r"\b(no|not|never|nobody|none|without|hardly)$|n['’]t$", re.IGNORECASE)
 
@@ -46,7 +47,7 @@ def as_said(facts: Sequence[str], exchange: Exchange) -> Quotes:
     message = _Message(exchange)
     kept: dict[str, str] = {}
     unsaid: list[str] = []
-    for fact in facts:
+    for fact in dict.fromkeys(facts):
         right = message.put_right(fact)
         if message.tells(right):
             kept.setdefault(right.casefold(), right)
@@ -65,6 +66,12 @@ def quote(fact: str, name: str | None) -> str:
     return f"{speaker('user', name).removeprefix('user').strip() or _NAMELESS}: {fact}"
 
 
+def named(quote: str) -> str:
+    """Who said it, or nothing for a text that does not tell."""
+    name, colon, _ = quote.partition(": ")
+    return name.casefold() if colon else ""
+
+
 def unnamed(quote: str) -> str:
     """What was said, without who said it: what makes two quotes near to each other is not the name."""
     return quote.partition(": ")[2] or quote
@@ -72,8 +79,8 @@ def unnamed(quote: str) -> str:
 
 def may_be_one_person(quote: str, other: str) -> bool:
     """Whether two quotes can be of the same person: by name, or one of them has none."""
-    names = {text.partition(": ")[0].casefold() for text in (quote, other)}
-    return len(names) == 1 or _NAMELESS.casefold() in names
+    names = {named(quote), named(other)}
+    return len(names) == 1 or not names.isdisjoint(("", _NAMELESS.casefold()))
 
 
 class _Message:
@@ -89,6 +96,7 @@ class _Message:
         self._pieces = self._text.split()
         self._cores = [_core(piece) for piece in self._pieces]
         self._count = Counter(word for piece in self._pieces for word in words(piece))
+        self._left = _TRIED
 
     def tells(self, fact: str) -> bool:
         """Whether enough of its words were said."""
@@ -171,8 +179,12 @@ class _Message:
                 continue
             for end in range(start + len(pieces), min(start + longest, len(self._pieces)) + 1):
                 stretch = " ".join(self._pieces[start:end])
-                alike = _ratio(stretch, fact) if said <= words(stretch) else 0.0
-                if alike > best:
+                if not said <= words(stretch):
+                    continue
+                if not self._left:
+                    return None
+                self._left -= 1
+                if (alike := _ratio(stretch, fact)) > best:
                     best, meant = alike, stretch.rstrip(",;:")
         return meant
 

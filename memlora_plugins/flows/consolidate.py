@@ -167,6 +167,7 @@ class _Plan:
         self._turn = turn
         self._now = now
         self._retired: set[str] = set()
+        self._updated: dict[str, Fact] = {}  # by the id of the old one
         self._retirements: list[Retirement] = []
         self._sources: list[NewSources] = []
         self.added: list[Fact] = []
@@ -219,7 +220,7 @@ class _Plan:
         for old, text in repeated:
             if old.id not in self._retired:
                 self.say_again(old)
-            elif not any(tells(fact.text, text) for fact in self.added):
+            elif old.id not in self._updated or not tells(self._updated[old.id].text, text):
                 self.add(text)
 
     def _follow(self, answer: _Answer, repeated: list[tuple[Fact, str]]) -> None:
@@ -258,6 +259,7 @@ class _Plan:
         fact = self._new(text, "UPDATE", sources=sources, version=old.version + 1, previous=old)
         if fact is not None:
             self._retire(old, "UPDATE", fact)
+            self._updated[old.id] = fact
         return fact
 
     def _delete(self, old: Fact, replacement: Fact | None) -> None:

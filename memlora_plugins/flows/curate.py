@@ -64,7 +64,7 @@ def edit(store: FactStore, scope: Scope, id: str, text: str, rules: Rules) -> Fl
     text = clean_text(text).strip()
     if text == old.text:
         return old
-    vectors = yield from Embed([rules.compared(text)])
+    vectors = yield from Embed([rules.compared(text, edited=old.text)])
     now = rules.clock()
     new = replace(
         old,

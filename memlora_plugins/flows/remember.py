@@ -62,9 +62,11 @@ class Rules:
     commit_attempts: int = 5
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
-    def compared(self, fact: str) -> str:
-        """What a fact is found by: for a quote what was said, not who said it."""
-        return quotes.unnamed(fact) if self.quoted_facts else fact
+    def compared(self, fact: str, *, edited: str | None = None) -> str:
+        """What a fact is found by: for a quote what was said, not who said it. `edited` is the fact whose place it
+        takes by hand: if that had another prefix, this one may be no name."""
+        quoted = self.quoted_facts and (edited is None or quotes.named(edited) == quotes.named(fact))
+        return quotes.unnamed(fact) if quoted else fact
 
 
 class Claims(Protocol):

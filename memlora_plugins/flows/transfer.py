@@ -12,7 +12,7 @@ from ..store.base import FactStore
 from ..store.rows import json_ready
 from ..types import Fact, ImagePart, Message, Operation, Scope, TextPart, Turn, as_utc, clean_text, fact_id, turn_id
 from .effects import Flow
-from .remember import embed_some, searched_text
+from .remember import Rules, embed_some, searched_text
 
 if TYPE_CHECKING:
     from ..embedding import Vector
@@ -27,7 +27,7 @@ def export(store: FactStore, scope: Scope) -> Flow[list[dict[str, Any]]]:
     return [*(_turn_row(turn) for turn in turns), *(_fact_row(fact) for fact in facts)]
 
 
-def load(store: FactStore, scope: Scope, rows: Iterable[Mapping[str, Any]]) -> Flow[int]:
+def load(store: FactStore, scope: Scope, rows: Iterable[Mapping[str, Any]], rules: Rules) -> Flow[int]:
     """Bring exported rows into `scope` (its user; sessions as exported unless the scope names one).
 
     Rows that are there already change nothing, so a broken load can be repeated. Returns how many were new.
@@ -41,15 +41,15 @@ def load(store: FactStore, scope: Scope, rows: Iterable[Mapping[str, Any]]) -> F
     for number, row in enumerate(rows, start=1):
         batch.append(_from_row(scope, row, number))
         if len(batch) == _BATCH:
-            new += yield from _restore(store, batch)
+            new += yield from _restore(store, batch, rules)
             batch = []
     if batch:
-        new += yield from _restore(store, batch)
+        new += yield from _restore(store, batch, rules)
     return new
 
 
-def _restore(store: FactStore, items: list[Fact | Turn]) -> Flow[int]:
-    vectors = yield from embed_some([_searched(item) for item in items])
+def _restore(store: FactStore, items: list[Fact | Turn], rules: Rules) -> Flow[int]:
+    vectors = yield from embed_some([_searched(item, rules) for item in items])
     pairs: list[tuple[Fact | Turn, Vector | None]] = list(zip(items, vectors, strict=True))
     return (
         yield from store.restore(
@@ -59,10 +59,10 @@ def _restore(store: FactStore, items: list[Fact | Turn]) -> Flow[int]:
     )
 
 
-def _searched(item: Fact | Turn) -> str | None:
+def _searched(item: Fact | Turn, rules: Rules) -> str | None:
     if isinstance(item, Turn):
         return searched_text(item)
-    return None if item.retired else item.text
+    return None if item.retired else rules.compared(item.text)
 
 
 def _turn_row(turn: Turn) -> dict[str, Any]:

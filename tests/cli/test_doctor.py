@@ -132,6 +132,32 @@ def test_pending_turns_are_counted_and_distilled(
     assert "Ana lives in Lisbon" in memlora("facts", *ANA).stdout
 
 
+def test_what_is_left_out_is_told_and_leaves_nothing_to_do(
+    memlora: Memlora, model_server: FakeModelServer, with_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memlora("add", "I live in Lisbon.", *ANA, *NONE)
+    monkeypatch.setenv("MEMLORA_QUOTED_FACTS", "true")
+    model_server.reply("extraction", says("I live in Lisbon.", "Purple clouds."))
+    found = checks(memlora, "--flush", *with_model)
+    assert found["flush"]["state"] == "note"
+    assert "not in the person's words" in found["flush"]["found"]
+    assert found["flush"]["remedy"] == "the rest was distilled"
+    assert found["store"]["state"] == "ok"
+
+
+def test_a_worker_that_failed_is_a_problem(
+    memlora: Memlora, with_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*args: Any) -> Any:
+        raise RuntimeError("boom")
+
+    memlora("add", "I live in Lisbon.", *ANA, *NONE)
+    monkeypatch.setattr("memlora_plugins.flows.remember.distil", breaks)
+    found = checks(memlora, "--flush", *with_model, code=1)
+    assert found["flush"]["state"] == "problem"
+    assert "boom" in found["flush"]["found"]
+
+
 def test_compact_keeps_what_is_there(memlora: Memlora) -> None:
     memlora("add", "I live in Lisbon.", *ANA, *NONE, "--no-distil")
     assert checks(memlora, *NONE, "--compact")["compact"]["state"] == "ok"

@@ -61,6 +61,27 @@ def test_it_is_nothing_else(fact: str) -> None:
     assert not told("I moved to Porto. Oh! My sister is here. Is that far?", fact)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["Is that far ?", "Is that far？", "Well, could you help me?", "Really? Oh! What's that?", "Who’s there?"],
+)
+def test_who_only_asks_tells_nothing(text: str) -> None:
+    assert facts(text)["maxItems"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("I moved to Porto can you help me find a school?", "I moved to Porto"),
+        ("My name is Ana what is yours?", "My name is Ana"),
+        ("I live in Lisbon (is that far?).", "I live in Lisbon"),
+        ("Où est Ana ? J'habite à Porto.", "J'habite à Porto."),
+    ],
+)
+def test_what_is_told_beside_a_question_is_told(text: str, fact: str) -> None:
+    assert told(text, fact)
+
+
 def test_a_title_ends_no_sentence() -> None:
     assert told("My doctor is Dr. Silva. I like her.", "My doctor is Dr. Silva.")
     assert not told("My doctor is Ana Silva. I like her.", "My doctor is Ana Silva. I like her.")

@@ -141,7 +141,17 @@ def test_a_fact_in_the_persons_own_words_is_kept_with_who_said_it(name: str | No
         ("Ana: I paint.", "Bob: I swim.", False),
         ("The user: I paint.", "Bob: I swim.", True),
         ("Ana: I paint.", "The user: I swim.", True),
+        ("Ana: I paint.", "Paints", True),
     ],
 )
 def test_quotes_of_two_names_are_of_two_people(quote: str, other: str, expected: bool) -> None:
     assert quotes.may_be_one_person(quote, other) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["I like to run and " * 22, "I like to run with Anna and " * 150], ids=["nano's piece", "the longest piece"]
+)
+@pytest.mark.timeout(20)  # without bounds it would be minutes
+def test_no_message_takes_long_to_be_compared_with_its_facts(text: str) -> None:
+    facts = [f"I like to run and I like to rum and I like to {number}" for number in range(40)]
+    assert len(quotes.as_said(facts, Exchange(text)).facts) <= 40

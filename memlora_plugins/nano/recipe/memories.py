@@ -19,7 +19,7 @@ from .relation import Relation, slots
 
 _DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
 _CASES = {"changed": 34, "another": 8, "same": 17, "detail": 8, "less": 4, "over": 16, "new": 13}
-_PAIRED_CASES = {**_CASES, "changed": 46, "another": 14}  # half of the first becomes "new": nothing changes there
+_PAIRED_CASES = {**_CASES, "changed": 46, "another": 14}  # more of both: where a relation knows no change, it is new
 _NEW_TAUGHT = 0.5  # share of the facts that no memory is about which are taught: without much doubt they are added
 _OTHERS = 12  # memories among which one is found that is near to such a fact
 _TAUGHT_OTHERS = 5  # … and in the experts' lessons: to find one takes most of the time
@@ -82,7 +82,7 @@ class Pair:
 
 
 Nearest = Callable[[str, Sequence[str]], str | None]
-"""(new fact, memories): the memory that a search finds first, if one is near enough."""
+"""(new fact or question, memories): the memory that a search finds first, if one is near enough."""
 
 
 def pair(author: Author, nearest: Nearest | None = None) -> Pair:
@@ -223,10 +223,10 @@ def query(author: Author, *, held_out: bool = False, plain: bool = False) -> Que
 
 
 def recalled(author: Author, closest: Nearest, *, held_out: bool = False, taught: bool = False) -> Query:
-    """A question or remark with the one note that is nearest among up to 13, if one is near enough.
+    """A question or remark with the one note that is nearest among up to 14, if one is near enough.
 
-    That can be another than the one that answers; then the right answer is still that one's, but what is `taught` is
-    that the note does not tell.
+    That can be another than the one that answers; the right answer is still that one's. Where it is `taught`, a note
+    that answers is found whenever there is one: whether to trust what was found is not for so small a model to learn.
     """
     rng = author.rng
     person = author.person()
@@ -243,17 +243,15 @@ def recalled(author: Author, closest: Nearest, *, held_out: bool = False, taught
     kinds, weights = zip(*_RECALLED, strict=True)
     kind: Kind = rng.choices(kinds, weights)[0]
     if kind == "known":
-        noted = author.remembered(told)
-        notes.append(noted)
+        notes.append(author.remembered(told))
     elif kind == "unknown":
         answer = UNKNOWN
     else:
         question, answer = _remark(author, told)
+    found = notes[-1] if taught and kind == "known" else None
     if slots(asked.answer) < asked.slots and rng.random() < _ALSO:
         notes.append(author.remembered(_about_another(author, told, moment)))
-    found = closest(question, notes)
-    if taught and kind == "known" and found != noted:
-        answer = UNKNOWN
+    found = found or closest(question, notes)
     if found is None:
         return Query(question, (), now, answer, kind)
     hit = Hit(kind="fact", text=found, score=1.0, id=str(rng.random()), created_at=_before(rng, now, 100))
