@@ -1,7 +1,7 @@
 """Many people at once on one event loop. Run: python examples/async_app.py [FOLDER]
 
 Each person only ever finds what they said themselves. `wait=False` returns as soon as the turn is durable; facts are
-distilled behind it once a model is configured (see real_servers.py).
+distilled behind it, by nano or the model that is configured (see real_servers.py).
 """
 
 import asyncio

@@ -58,6 +58,7 @@ class Core:
             similarity_threshold=settings.similarity_threshold,
             exchange_chars=settings.exchange_chars,
             quoted_facts=settings.quoted_facts,
+            quoted_answers=settings.quoted_answers,
             memories_per_answer=settings.memories_per_answer,
             answer_threshold=settings.answer_threshold,
         )
@@ -268,13 +269,18 @@ def from_settings(**explicit: Any) -> Core:
 
 
 def fitted(settings: Settings) -> Settings:
-    """The settings as they are; where nano answers, what is not said otherwise is set as it can take it."""
-    of_nano = settings.adapters.get("extraction", "")
-    by_folder = bool(of_nano) and Path(of_nano).resolve() == Path(nano.ADAPTERS["extraction"]).resolve()
-    if not by_folder and (settings.model is not None or not settings.has_model):
-        return settings
-    unsaid = {name: value for name, value in nano.SETTINGS.items() if name not in settings.model_fields_set}
-    return settings.model_copy(update=unsaid)
+    """The settings as they are; where nano's experts answer, what is not said otherwise is set as they can take it."""
+    if settings.model is None:
+        ours = set(nano.ADAPTERS) if settings.has_model else set()
+    else:
+        ours = {expert for expert, folder in settings.adapters.items() if _same(folder, nano.ADAPTERS.get(expert))}
+    chosen = {name for name in nano.SETTINGS if ("generation" if name == "quoted_answers" else "extraction") in ours}
+    unsaid = {name: nano.SETTINGS[name] for name in chosen - settings.model_fields_set}
+    return settings.model_copy(update=unsaid) if unsaid else settings
+
+
+def _same(folder: str, other: str | None) -> bool:
+    return other is not None and Path(folder).resolve() == Path(other).resolve()
 
 
 def _started(core: Core) -> Core:

@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     of the message where the server takes a JSON schema, and slips are put right from it; what nobody said is left out,
     and `AddResult.errors` tells it (`UnsaidError`). Set where nano is the model or its adapter the extraction expert;
     say it yourself where a server knows that adapter by a name only."""
+    quoted_answers: bool = False
+    """The generation expert answers with words of a memory, or says that it does not know: its reply is held to that
+    where the model runs in process or on vLLM. Set where nano is the model or its adapter the generation expert; say it
+    yourself where a server knows that adapter by a name only."""
     token_budget: int = Field(default=800, ge=16)
     """Default size of a context, in estimated tokens."""
     answer_budget: int | None = Field(default=None, ge=16)

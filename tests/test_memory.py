@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -742,6 +743,23 @@ def test_an_answer_from_so_many_memories_is_made_of_the_nearest_facts(tmp_path: 
     assert set(found(3, "Which house is small?")) == {"Her house is small", "Her house is old"}
     assert found(2, "Why so blue?") == []  # no fact is near: the expert is told that nothing is remembered
     assert "nothing is remembered" in user_line(backend.requests[-1])
+
+
+def test_an_answer_in_the_words_of_the_memories_is_asked_for_where_it_is_wanted(tmp_path: Path) -> None:
+    backend = FakeBackend(extraction=facts_of, generation=lambda request: "old")
+    for wanted in (True, False):
+        parts = {"backend": backend, "store": EdgeFactStore(tmp_path / str(wanted)), "embedder": WordEmbedder()}
+        with Memory(settings=Settings(quoted_answers=wanted), **parts) as memory:
+            memory.add([said("The house is old")], scope=ANA, distil=False)
+            assert memory.answer("Which house?", scope=ANA).text == "old"
+            list(memory.stream("Which house?", scope=ANA))
+    assert [bool(re.fullmatch(request.pattern or "(?!)", "house is old")) for request in backend.requests] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert backend.requests[-1].pattern is None
 
 
 # --- in the background -----------------------------------------------------------------------------------------------

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..types import AddResult, Fact, Hit, Scope
-from .demo_conversation import EXAMPLE, PERSON, Session
+from .demo_conversation import PERSON, QUESTIONS, SESSIONS, Session
 from .options import Json, Model, adapters, command
 from .output import complain, console, day, event_line, print_json, progress, table, versions_table, visible
 
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
 _SCOPE = Scope("maya", agent_id="memlora-demo")
 _STRANGER = Scope("somebody-else", agent_id="memlora-demo")
 _SHOWN = 3  # hits shown for a question
-
-_SCRIPTED = (
-    "No model runs in this demo: what the extraction, update and generation experts say is a script, written by hand "
-    "for this one conversation. All the rest is real: the embeddings, the store, the search, the rules by which facts "
-    "replace facts. To let a real model speak: memlora demo --base-url http://127.0.0.1:8000 --model NAME "
-    "[--adapter extraction=PATH …]; `memlora serve` starts such a server."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +36,6 @@ class _Asked:
 class _Seen:
     """Everything the demo has to show."""
 
-    scripted: bool
     parts: str
     sessions: list[AddResult]
     facts: list[Fact]
@@ -66,87 +57,87 @@ def demo(
     """Remember an example conversation and show what was kept and found. Offline unless --base-url is given."""
     with ExitStack() as stack:
         folder = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memlora-demo-")))
-        memory, scripted = stack.enter_context(_memory(folder, model))
+        memory = stack.enter_context(_memory(folder, model))
         if not json:
-            _introduce(scripted, repr(memory))
-        seen = _play(memory, scripted)
+            _introduce(repr(memory))
+        seen = _play(memory)
     if json:
         print_json(seen)
     else:
         _show(seen)
         if path is not None:
-            console().print(f'The memory is kept: memlora search "climbing" --user {_SCOPE.user_id} --path {path}')
+            console().print(f'The memory is kept: memlora search "tennis" --user {_SCOPE.user_id} --path {path}')
     for failure in (failure for result in seen.sessions for failure in result.errors):
         complain(f"warning: {failure}")
 
 
-@contextmanager
-def _memory(folder: Path, model: Model) -> Iterator[tuple[Memory, bool]]:
-    """A memory for the demo, in `folder` whatever the environment says, and whether its experts are scripted."""
-    from ..core import build_backend, build_embedder
+def _memory(folder: Path, model: Model) -> Memory:
+    """A memory for the demo, in `folder` whatever the environment says."""
+    from ..core import build_backend, build_embedder, fitted
     from ..memory import Memory
+    from ..serving.unconfigured import not_configured
     from ..settings import load_settings
     from ..store.edge import EdgeFactStore
-    from .scripted import ScriptedBackend
 
-    settings = load_settings(
-        path=folder,
-        resume=False,
-        base_url=model.base_url,
-        api=model.api,
-        model=model.model,
-        adapters=adapters(model.adapter),
+    settings = fitted(
+        load_settings(
+            path=folder,
+            resume=False,
+            base_url=model.base_url,
+            api=model.api,
+            model=model.model,
+            adapters=adapters(model.adapter),
+        )
     )
-    scripted = settings.model is None
-    backend = ScriptedBackend(EXAMPLE) if scripted else build_backend(settings)
-    parts: dict[str, Any] = {"backend": backend, "store": EdgeFactStore(folder), "embedder": build_embedder(settings)}
-    with Memory(**parts, settings=settings) as memory:
-        yield memory, scripted
+    if not settings.has_model:
+        raise not_configured("extraction")
+    return Memory(
+        backend=build_backend(settings),
+        store=EdgeFactStore(folder),
+        embedder=build_embedder(settings),
+        settings=settings,
+    )
 
 
-def _play(memory: Memory, scripted: bool) -> _Seen:
+def _play(memory: Memory) -> _Seen:
     sessions = []
     with progress() as bar:
-        for session in bar.track(EXAMPLE.sessions, description="remembering"):
+        for session in bar.track(SESSIONS, description="remembering"):
             scope = Scope(_SCOPE.user_id, _SCOPE.agent_id, session.id)
             sessions.append(memory.add(session.messages(), scope=scope))
         asked = [
             _Asked(
-                question.text,
-                memory.search(question.text, scope=_SCOPE, limit=_SHOWN),
-                memory.answer(question.text, scope=_SCOPE).text,
+                question,
+                memory.search(question, scope=_SCOPE, limit=_SHOWN),
+                memory.answer(question, scope=_SCOPE).text,
             )
-            for question in bar.track(EXAMPLE.questions, description="asking")
+            for question in bar.track(QUESTIONS, description="asking")
         ]
     facts = memory.facts(scope=_SCOPE)
     updated = next((fact for fact in facts if fact.version > 1), None)
     return _Seen(
-        scripted=scripted,
         parts=repr(memory),
         sessions=sessions,
         facts=facts,
         asked=asked,
         history=memory.history(updated.id, scope=_SCOPE) if updated else [],
         counts=memory.count(scope=_SCOPE),
-        stranger=memory.search(EXAMPLE.questions[0].text, scope=_STRANGER),
+        stranger=memory.search(QUESTIONS[0], scope=_STRANGER),
     )
 
 
-def _introduce(scripted: bool, parts: str) -> None:
+def _introduce(parts: str) -> None:
     from rich.panel import Panel
 
-    text = f"{_SCRIPTED}\n\n{parts}" if scripted else parts
+    text = f"{PERSON} and an assistant talk in {len(SESSIONS)} sessions from January to June 2025.\n\n{parts}"
     console().print(Panel(text, title="memlora demo", title_align="left"))
 
 
 def _show(seen: _Seen) -> None:
     out = console()
-    lines = sum(len(session.lines) for session in EXAMPLE.sessions)
-    out.print(
-        f"{PERSON} and an assistant talked in {len(EXAMPLE.sessions)} sessions from January to June 2025, "
-        f"{2 * lines} turns. What was remembered:\n"
-    )
-    for session, result in zip(EXAMPLE.sessions, seen.sessions, strict=True):
+    lines = sum(len(session.lines) for session in SESSIONS)
+    out.print(f"{2 * lines} turns. What was remembered:\n")
+    for session, result in zip(SESSIONS, seen.sessions, strict=True):
         out.print(_session_table(session, result), "")
     counts = seen.counts
     out.print(

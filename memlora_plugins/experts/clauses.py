@@ -78,7 +78,7 @@ def schema(exchange: Exchange) -> Mapping[str, Any]:
     clauses = message.clauses(corrected=_CORRECTS.search(text) is not None)
     if not clauses:
         return extraction.schema(most=0) if message.only_asks else extraction.SCHEMA
-    pattern = f"^ ?{_either(clauses)}$"
+    pattern = f"^ ?{either(clauses)}$"
     too_much = len(pattern) > _LONGEST or _depth(pattern) > _DEEPEST
     return extraction.SCHEMA if too_much else extraction.schema(pattern)
 
@@ -88,7 +88,7 @@ class _Message:
 
     def __init__(self, lines: Sequence[Sequence[str]], today: date | None) -> None:
         pieces = [piece for line in lines for piece in line]
-        self._parts = [_parts(piece) for piece in pieces]
+        self._parts = [parts(piece) for piece in pieces]
         closed = set(accumulate(map(len, lines)))  # where the next line begins
         spoken = [bool(words(piece)) for piece in pieces]
         joins = [piece.casefold() in _CONJUNCTIONS for piece in pieces]
@@ -127,8 +127,8 @@ class _Message:
         """Regular expressions of all of them. `corrected`: a few words of each may be others of the message."""
         some = ""
         if corrected:
-            said = sorted({_literal(form) for word, marks in self._parts for form in (word, word + marks) if form})
-            word = _either([*said, "an?"])
+            said = sorted({literal(form) for word, marks in self._parts for form in (word, word + marks) if form})
+            word = either([*said, "an?"])
             some = f"{word}(?: {word}){{0,{_NEW - 1}}}"
         found: list[str] = []
         for begin in self._begins:
@@ -165,13 +165,13 @@ class _Message:
         stop = next(at for at in range(begin, len(self._parts)) if at in self._stops)
         patterns: list[str] = []
         for at in range(stop, begin - 1, -1):
-            word, marks = map(_literal, self._parts[at])
+            word, marks = map(literal, self._parts[at])
             follows = [self._end(at)] if at in self._ends and not (first and at == begin) else []
             follows += [f"{marks} {pattern}" for pattern in patterns]
             if at < stop:
                 follows += [f"{marks} (?:on )?{rest}" for rest in self._dated(at + 1, some)]
                 follows += [f"{marks} {rest}" for rest in self._corrected(at + 1, some)]
-            patterns = [f"{word}{_either(follows)}"] if follows else []
+            patterns = [f"{word}{either(follows)}"] if follows else []
             if patterns and len(patterns[0]) > _LONGEST:
                 break
         return patterns
@@ -183,7 +183,7 @@ class _Message:
             if after - 1 in self._ends and not first:
                 yield f"{told}{self._end(after - 1)}"
             if after - 1 not in self._stops:
-                marks = _literal(self._parts[after - 1][1])
+                marks = literal(self._parts[after - 1][1])
                 yield from (f"{told}{marks} {pattern}" for pattern in self._from(after, some))
 
     def _corrected(self, at: int, some: str, *, first: bool = False) -> Iterator[str]:
@@ -198,11 +198,11 @@ class _Message:
                 break
             follows += [f" {pattern}" for pattern in self._from(after)]
         if follows:
-            yield f"{some}{_either(follows)}"
+            yield f"{some}{either(follows)}"
 
     def _end(self, at: int) -> str:
         """The marks after the last word of a clause: its own, a full stop or none."""
-        marks = _literal(self._parts[at][1])
+        marks = literal(self._parts[at][1])
         return rf"(?:{marks}|\.)?" if marks else r"\.?"
 
 
@@ -226,7 +226,7 @@ def _abbreviated(word: str, marks: str) -> bool:
     return marks == "." and (len(word) <= _ABBREVIATED or "." in word)
 
 
-def _parts(piece: str) -> tuple[str, str]:
+def parts(piece: str) -> tuple[str, str]:
     """A word and the marks after it."""
     word = piece.rstrip(_MARKS)
     return word, piece[len(word) :]
@@ -241,10 +241,10 @@ def _depth(pattern: str) -> int:
     return deepest
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 
-def _either(patterns: Iterable[str]) -> str:
+def either(patterns: Iterable[str]) -> str:
     some = list(patterns)
     return some[0] if len(some) == 1 else f"(?:{'|'.join(some)})"

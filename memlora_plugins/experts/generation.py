@@ -27,6 +27,14 @@ said it.
 - Answer in the language of the question, in one short sentence or a few words, without explaining how you know."""
 """For a base model that was not trained for this."""
 
+UNKNOWN = "I do not know."
+"""What a trained expert says where the memories do not tell."""
+NOTED = "I will remember that."
+"""… to what tells something and asks nothing."""
+ONLY_MEMORY = "I can only tell what I remember."
+"""… to small talk and to requests."""
+NO_ANSWERS = (UNKNOWN, NOTED, ONLY_MEMORY)
+
 
 def messages(
     question: str, memories: Sequence[Hit], style: PromptStyle, *, now: datetime | None = None

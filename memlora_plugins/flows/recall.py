@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from ..errors import InvalidInputError
-from ..experts import generation
+from ..experts import generation, spans
 from ..serving.base import Request
 from ..store.base import FactStore
 from ..store.rows import SPOKEN
@@ -82,7 +82,8 @@ def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token
     yield from Emit(Stage("generation", {"memories": len(recalled.hits)}))
     hits = in_order(recalled.hits)
     messages = generation.messages(_question(question), hits, rules.prompt_style("generation"), now=rules.clock())
-    request = Request("generation", messages, max_tokens=generation.MAX_TOKENS)
+    pattern = spans.pattern(hits) if rules.quoted_answers else None
+    request = Request("generation", messages, max_tokens=generation.MAX_TOKENS, pattern=pattern)
     completion = yield from Complete(request, stream=True)
     text = generation.read(completion.text)
     return Answer(text, recalled.hits, completion.usage, truncated=completion.finish_reason == "length")

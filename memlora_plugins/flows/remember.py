@@ -47,6 +47,7 @@ class Rules:
 
     `exchange_chars` is the longest piece of a message that one extraction sees; longer messages are cut into pieces
     at line or sentence ends, and every piece is distilled. `quoted_facts`: facts are in the person's own words.
+    `quoted_answers`: answers are words of the memories.
     `memories_per_answer`: how many facts an answer is made from, of those that are near to the question by
     `answer_threshold`; None: as many memories as fit.
     """
@@ -57,6 +58,7 @@ class Rules:
     similarity_threshold: float = 0.35
     exchange_chars: int = 4000
     quoted_facts: bool = False
+    quoted_answers: bool = False
     memories_per_answer: int | None = None
     answer_threshold: float = 0.3
     commit_attempts: int = 5

@@ -27,5 +27,6 @@ SETTINGS: dict[str, Any] = {
     "exchange_chars": 400,
     "answer_budget": 240,
     "quoted_facts": True,
+    "quoted_answers": True,
 }
 """What so small a model can take at a time, and how it notes facts; the defaults of a memory that runs it."""

@@ -19,7 +19,9 @@ ChatMessage = Mapping[str, Any]
 class Request:
     """One question to one expert.
 
-    `schema` is a JSON schema the reply must follow (sent as structured output), or None for plain text.
+    `schema` is a JSON schema the reply must follow (sent as structured output), or None for plain text. `pattern` is a
+    regular expression that all of a plain reply must match, where the backend can hold it to one: in process and vLLM
+    can, an OpenAI-compatible endpoint cannot.
     `max_tokens` bounds the reply; `temperature` 0 is greedy.
     """
 
@@ -28,6 +30,7 @@ class Request:
     schema: Mapping[str, Any] | None = None
     max_tokens: int = 512
     temperature: float = 0.0
+    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

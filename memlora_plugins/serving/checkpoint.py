@@ -114,7 +114,7 @@ class Checkpoint:
         """`request` as tokens, with its limits and grammar.
 
         Raises:
-            BackendRequestError: messages that the chat template refuses, images, or an unusable schema or setting.
+            BackendRequestError: messages that the chat template refuses, images, or an unusable form or setting.
             PromptTooLongError: prompt and reply do not fit into the context window.
         """
         if request.max_tokens < 1:
@@ -122,6 +122,7 @@ class Checkpoint:
         if not 0 <= request.temperature < float("inf"):
             raise BackendRequestError(f"temperature must be 0 or more, got {request.temperature}.", status=400)
         prompt = self._prompt(request)
+        form = request.pattern if request.schema is None else request.schema
         if len(prompt) + request.max_tokens > self.window:
             raise PromptTooLongError(
                 f"The model's context window is {self.window} tokens; the prompt has {len(prompt)} and the reply may "
@@ -134,7 +135,7 @@ class Checkpoint:
             max_tokens=request.max_tokens,
             stops=self.stops,
             temperature=request.temperature,
-            matcher=None if request.schema is None else self._grammars.matcher(request.schema),
+            matcher=None if form is None else self._grammars.matcher(form),
         )
 
     def _prompt(self, request: Request) -> list[int]:

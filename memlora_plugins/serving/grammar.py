@@ -1,4 +1,5 @@
-"""JSON schemas as grammars for a model in process: the ones the vLLM server uses, compact JSON without spaces."""
+"""JSON schemas (compact JSON without spaces) and regular expressions as grammars for a model in process: the ones the
+vLLM server uses."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ _KEPT = 64
 
 
 class Grammars:
-    """Compiles schemas for one tokenizer and keeps the recent ones. For one thread.
+    """Compiles grammars for one tokenizer and keeps the recent ones. For one thread.
 
     `tokenizer` is a fast transformers tokenizer; `vocabulary` is the width of the model's logits; any of the token
     ids `stops` may end a reply once it is complete.
@@ -29,36 +30,39 @@ class Grammars:
 
         size = max(vocabulary, len(tokenizer))
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=size, eos_token=list(stops))
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
 
-    def matcher(self, schema: Mapping[str, Any]) -> LLMatcher:
-        """A matcher at the beginning of a reply.
+    def matcher(self, form: Mapping[str, Any] | str) -> LLMatcher:
+        """A matcher at the beginning of a reply in this form: a JSON schema, or a regular expression.
 
         Raises:
-            BackendRequestError: the schema is not valid, not satisfiable, or uses what the grammar engine lacks.
+            BackendRequestError: it is not valid, not satisfiable, or uses what the grammar engine lacks.
         """
         try:
-            text = json.dumps(schema, allow_nan=False)
+            key = ("pattern", form) if isinstance(form, str) else ("JSON schema", json.dumps(form, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise _refused(str(error)) from error
-        if text in self._compiled:
-            self._compiled.move_to_end(text)
+            raise _refused("JSON schema", str(error)) from error
+        if key in self._compiled:
+            self._compiled.move_to_end(key)
         else:
-            self._compiled[text] = self._compile(text)
+            self._compiled[key] = self._compile(*key)
             if len(self._compiled) > _KEPT:
                 self._compiled.popitem(last=False)
-        return self._compiled[text].deep_copy()
+        return self._compiled[key].deep_copy()
 
-    def _compile(self, schema: str) -> LLMatcher:
+    def _compile(self, kind: str, text: str) -> LLMatcher:
         from llguidance import LLMatcher
 
         try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
+            if kind == "pattern":
+                grammar = LLMatcher.grammar_from_regex(text)
+            else:
+                grammar = LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_flexible": False})
         except ValueError as error:
-            raise _refused(str(error)) from error
+            raise _refused(kind, str(error)) from error
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise _refused(matcher.get_error())
+            raise _refused(kind, matcher.get_error())
         return matcher
 
 
@@ -70,5 +74,5 @@ def allowed_tokens(matcher: LLMatcher, vocabulary: int) -> NDArray[np.bool_]:
     return np.unpackbits(bits, bitorder="little")[:vocabulary].view(np.bool_)
 
 
-def _refused(reason: str) -> BackendRequestError:
-    return BackendRequestError(f"The reply's JSON schema cannot be used: {reason.strip()}", status=400)
+def _refused(kind: str, reason: str) -> BackendRequestError:
+    return BackendRequestError(f"The reply's {kind} cannot be used: {reason.strip()}", status=400)

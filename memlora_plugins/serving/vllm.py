@@ -93,6 +93,12 @@ class VLLMBackend(OpenAIBackend):
         """`swap_adapter`, asynchronously."""
         return await adrive(self._registry.swap(expert, adapter, drain_seconds=self._drain_seconds), CALLS_ONLY)
 
+    def _body(self, request: Request, model: str, *, streaming: bool) -> dict[str, Any]:
+        body = super()._body(request, model, streaming=streaming)
+        if request.schema is None and request.pattern is not None and "structured_outputs" not in self._extra_body:
+            body["structured_outputs"] = {"regex": request.pattern}
+        return body
+
     def _lease(self, expert: str) -> AbstractContextManager[str]:
         return self._registry.lease(expert) if expert in self._registry else super()._lease(expert)
 

@@ -17,9 +17,6 @@ from ..experts.reply import after_thinking, find_json
 from ..serving.base import ChatMessage, Completion
 from ..types import clean_text
 
-UNKNOWN = "I do not know."
-"""What generation is taught to say where the conversation does not tell the answer."""
-
 _SHORT: Mapping[str, str] = {"extraction": extraction.SHORT_PROMPT, "update": update.SHORT_PROMPT}
 
 

@@ -16,7 +16,7 @@ from ..experts import generation
 from ..serving.base import Expert, PromptStyle
 from ..types import clean_text
 from .calls import CallLog
-from .cleaning import UNKNOWN, Dropped, Target, answer_of
+from .cleaning import Dropped, Target, answer_of
 from .dataset import ChatLine, Sample
 from .recording import Asked, Recorder, Teacher
 
@@ -134,7 +134,7 @@ class Lessons:
         if question.answerable:
             return answer_of(question.answer or "")
         if self._unanswerable:
-            return Target(UNKNOWN)
+            return Target(generation.UNKNOWN)
         return Dropped("answer missing" if question.answer is None else "unanswerable")
 
     def _note(self, result: AddResult) -> None:

@@ -307,7 +307,7 @@ def _identity(material: _Material, options: SearchOptions) -> dict[str, str]:
     hyper = options.training.model_dump(mode="json", exclude={"learning_rate", "batch_size", *MACHINE_OPTIONS})
     memory = (
         *("neighbours_per_fact", "facts_per_update", "similarity_threshold", "exchange_chars", "quoted_facts"),
-        *("token_budget", "answer_budget", "memories_per_answer", "answer_threshold"),
+        *("token_budget", "answer_budget", "memories_per_answer", "answer_threshold", "quoted_answers"),
     )
     found = {
         "base model": weights_sha256(model_folder(material.base, allow_download=False)),

@@ -1,4 +1,4 @@
-"""Running `memlora` in this process, with a word-count embedder in place of MiniLM (which the demo's test uses)."""
+"""Running `memlora` in this process, with a word-count embedder in place of MiniLM (but see `real_embedder`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from commands import Memlora, NamedWordEmbedder, run_memlora
 from fake_server import FakeModelServer
+
+from memlora_plugins.embedding import SentenceTransformerEmbedder
 
 
 @pytest.fixture
@@ -27,6 +29,12 @@ def memlora(clean_environment: None, monkeypatch: pytest.MonkeyPatch) -> Memlora
     """Runs a command in this process; see `commands.Memlora`."""
     monkeypatch.setattr("memlora_plugins.embedding.SentenceTransformerEmbedder", NamedWordEmbedder)
     return run_memlora
+
+
+@pytest.fixture
+def real_embedder(memlora: Memlora, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniLM after all."""
+    monkeypatch.setattr("memlora_plugins.embedding.SentenceTransformerEmbedder", SentenceTransformerEmbedder)
 
 
 @pytest.fixture

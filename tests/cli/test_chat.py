@@ -41,6 +41,19 @@ def test_nano_answers_where_nothing_else_is_said(memlora: Memlora) -> None:
     assert line["text"] == "Hello!"
 
 
+@pytest.mark.usefixtures("real_embedder")
+def test_who_tells_nano_of_a_move_is_answered_with_the_new_city_and_sees_the_old_one_in_the_history(
+    memlora: Memlora,
+) -> None:
+    for line in ("I live in Porto.", "I moved to Madrid."):  # a chat ends with what was said distilled
+        memlora("chat", *ANA, input=f"{line}\n/quit\n")
+    assert "Madrid" in memlora("chat", *ANA, input="Where do I live?\n/quit\n").stdout
+    [fact] = json.loads(memlora("facts", *ANA, "--json").stdout)
+    history = memlora("history", fact["id"], *ANA).stdout
+    assert "Porto" in history
+    assert "UPDATE" in history
+
+
 def test_with_a_model_it_answers_and_learns(
     memlora: Memlora, model_server: FakeModelServer, with_model: list[str]
 ) -> None:

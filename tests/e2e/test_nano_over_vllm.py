@@ -11,7 +11,7 @@ from servers import real_vllm
 
 from memlora_plugins import nano
 from memlora_plugins.errors import ReplyError
-from memlora_plugins.experts import clauses, extraction, generation, update
+from memlora_plugins.experts import clauses, extraction, generation, spans, update
 from memlora_plugins.nano.recipe import memories
 from memlora_plugins.nano.recipe.dialogue import Author
 from memlora_plugins.nano.recipe.relations import RELATIONS, pools
@@ -102,7 +102,7 @@ def test_the_decisions_about_memories(server: VLLMServer, author: Author) -> Non
 
 
 def test_the_answers(server: VLLMServer, author: Author) -> None:
-    queries = [memories.query(author) for _ in range(10)]
+    queries = [memories.recalled(author, lambda question, notes: notes[-1]) for _ in range(10)]
     replies = on_both_sides(
         server,
         [
@@ -110,6 +110,7 @@ def test_the_answers(server: VLLMServer, author: Author) -> None:
                 "generation",
                 generation.messages(query.question, query.memories, "short", now=query.now),
                 max_tokens=generation.MAX_TOKENS,
+                pattern=spans.pattern(query.memories),
             )
             for query in queries
         ],

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from tiny_model import make_adapter
 
-from memlora_plugins import Memory, Message, Scope
+from memlora_plugins import Hit, Memory, Message, Scope
 from memlora_plugins.errors import (
     AdapterInvalidError,
     AdapterNotLoadedError,
@@ -29,7 +29,7 @@ from memlora_plugins.errors import (
     PromptTooLongError,
     ReplyError,
 )
-from memlora_plugins.experts import clauses
+from memlora_plugins.experts import clauses, spans
 from memlora_plugins.experts.extraction import Exchange
 from memlora_plugins.serving.base import Completion, Request
 from memlora_plugins.serving.vllm import VLLMBackend
@@ -136,6 +136,15 @@ def test_facts_are_held_to_the_clauses_of_the_message(backend, text):
 def test_a_message_without_a_clause_tells_no_fact(backend):
     reply = backend.complete(ask("extraction", schema=clauses.schema(Exchange("Where do I live?")), max_tokens=60))
     assert json.loads(reply.text) == {"facts": []}
+
+
+@pytest.mark.parametrize("said", ["I moved to Porto, by bus, with C++ and a dog (Rex).", "", "Ana & Éric: 5% $^*"])
+def test_a_plain_reply_is_held_to_words_of_the_memories(backend, said):
+    hit = Hit(kind="turn", text=said, score=1.0, id="1", created_at=datetime(2025, 6, 15, tzinfo=UTC), role="user")
+    pattern = spans.pattern([hit])
+    reply = backend.complete(ask("generation", said or "Hello", pattern=pattern, max_tokens=200))
+    assert reply.finish_reason == "stop"
+    assert re.fullmatch(pattern, reply.text)
 
 
 def test_truncation_is_told(backend):

@@ -31,15 +31,15 @@ def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"quickstart.py", "async_app.py", "real_servers.py"}
 
 
-@pytest.mark.usefixtures("no_nano")
 def test_quickstart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run("quickstart.py", monkeypatch, str(tmp_path / "memory"))
     out = capsys.readouterr().out
-    assert "found: I moved to Lisbon in May, with my dog Biscuit." in out
-    assert "I am allergic" in out
+    assert "ADD The user: I'm allergic to peanuts.\nUPDATE The user: I moved to Madrid.\n" in out
+    assert "found: The user: I moved to Madrid." in out
+    assert "answer: Madrid\n" in out
+    assert "I'm allergic to peanuts." in out.partition("for a prompt:")[2]
 
 
-@pytest.mark.usefixtures("no_nano")
 def test_async_app(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run("async_app.py", monkeypatch, str(tmp_path / "memory"))
     recalled, _, erased = capsys.readouterr().out.partition("ben, erased: ")

@@ -35,15 +35,14 @@ def test_no_block_is_forgotten() -> None:
     assert README.count("```python") == len(BLOCKS)
 
 
-@pytest.mark.usefixtures("no_nano")
 def test_the_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
     code = block("")
     assert len(code.strip().splitlines()) <= 11
     exec(compile(code, "README.md", "exec"), {})
     out = capsys.readouterr().out
-    assert out.startswith("I moved to Lisbon in May, with my dog Biscuit.")
-    assert "Never give me peanuts" in out
-    assert "'pending': 2" in out
+    assert out.startswith("UPDATE\nMadrid\n")
+    assert "The user: My dog is called Biscuit." in out
+    assert "The user: I moved to Madrid." in out
 
 
 def test_the_model_server_block_against_a_fake_one(capsys: pytest.CaptureFixture[str]) -> None:

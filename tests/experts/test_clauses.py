@@ -212,16 +212,6 @@ def test_whatever_a_clause_is_it_was_said(text: str, data: st.DataObject) -> Non
     assert checked.unsaid == ()
 
 
-@pytest.fixture(scope="module")
-def grammars(tiny_model: Any) -> Any:
-    from transformers import AutoTokenizer
-
-    from memlora_plugins.serving.grammar import Grammars
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model.path)
-    return Grammars(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
-
-
 @given(text=MESSAGES | st.text(max_size=80))
 @settings(max_examples=150, deadline=None)
 def test_every_schema_is_one_that_the_grammar_engine_takes(grammars: Any, text: str) -> None:

@@ -120,12 +120,16 @@ def test_any_other_model_keeps_the_ordinary_limits(other: dict[str, str], monkey
 def test_its_adapters_bring_its_limits_whoever_runs_them(
     served: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    extraction = nano.ADAPTERS["extraction"]
-    assert limits(fitted(load_settings(**served, adapters={"extraction": extraction}))) == nano.SETTINGS
+    extraction, generation = (nano.ADAPTERS[expert] for expert in ("extraction", "generation"))
+    assert limits(fitted(load_settings(**served, adapters=nano.ADAPTERS))) == nano.SETTINGS
+    free = {**nano.SETTINGS, "quoted_answers": False}  # somebody else's expert answers
+    assert limits(fitted(load_settings(**served, adapters={"extraction": extraction}))) == free
+    held = {**ORDINARY, "quoted_answers": True}
+    assert limits(fitted(load_settings(**served, adapters={"generation": generation}))) == held
     beside = tmp_path / "link"
     beside.symlink_to(nano.FOLDER)
     settings = load_settings(**served, adapters={"extraction": str(beside / "extraction")}, exchange_chars=300)
-    assert limits(fitted(settings)) == {**nano.SETTINGS, "exchange_chars": 300}
+    assert limits(fitted(settings)) == {**free, "exchange_chars": 300}
     others = load_settings(**served, adapters={"extraction": str(tmp_path), "update": nano.ADAPTERS["update"]})
     assert limits(fitted(others)) == ORDINARY
 

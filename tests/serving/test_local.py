@@ -6,11 +6,13 @@ import asyncio
 import gc
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,6 +148,22 @@ def test_replies_follow_their_schema(backend: LocalBackend, expert: str, tempera
         else:
             assert completion.text.startswith('{"facts":[')
             assert all(isinstance(fact, str) and len(fact) <= 12 for fact in reply["facts"])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_plain_reply_follows_its_pattern(backend: LocalBackend, temperature: float) -> None:
+    pattern = r" ?(?:Porto(?: in May)?|I do not know\.)"
+    request = replace(ask("generation", max_tokens=60, temperature=temperature), pattern=pattern)
+    completion = backend.complete(request)
+    assert completion.finish_reason == "stop"
+    assert re.fullmatch(pattern, completion.text)
+    pieces = list(backend.stream(replace(request, temperature=0.0)))
+    assert re.fullmatch(pattern, "".join(str(piece) for piece in pieces[:-1]))
+
+
+def test_a_pattern_that_cannot_be_used_is_refused(backend: LocalBackend) -> None:
+    with pytest.raises(BackendRequestError, match="pattern"):
+        backend.complete(replace(ask("generation"), pattern="(Porto"))
 
 
 def test_a_truncated_reply_is_the_beginning_of_the_whole_one(backend: LocalBackend) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from adapter_files import write_adapter
@@ -37,6 +38,14 @@ def backend(fake_server, world, folder) -> VLLMBackend:
 
 def loads(server: FakeModelServer) -> int:
     return server.paths.count("/v1/load_lora_adapter")
+
+
+async def test_a_plain_reply_is_asked_for_by_its_pattern(fake_server, backend, world):
+    await world.complete(backend, replace(SAY, pattern="Porto|Rome"))
+    await world.complete(backend, replace(EXTRACT, pattern="Porto|Rome"))  # a schema says more
+    held, free = fake_server.requests
+    assert held["structured_outputs"] == {"regex": "Porto|Rome"}
+    assert "structured_outputs" not in free
 
 
 async def test_an_adapter_is_loaded_when_first_used(fake_server, backend, world, folder):

@@ -45,7 +45,9 @@ It does not put things in its own words: a memory is a quote with who said it ("
 {relations} kinds of facts it was taught, in plain English, and what is worded much like them. Other statements it may
 leave out, or note in part. It does not reason, count, translate or chat. A day becomes a date where it is told from
 today ("last night", "two days ago"); "last Friday" stays as it was said. Text it was not made for can make it note
-wrong facts: where that matters, use a student of a billion parameters or more, trained by the same code.
+wrong facts, and a new fact can be taken for the change of another one (which stays in the history). It answers with a
+few words of one fact, now and then the wrong ones, and hardly from who is asked about: ask as the person does ("Where
+do I live?"). Where that matters, use a student of a billion parameters or more, trained by the same code.
 
 ## Held-out scores
 
@@ -55,9 +57,9 @@ replies are held to the clauses of the message, as a memory does it (`Settings.q
 the full prompts, the experts with the short ones. The update expert is asked as by a memory with nano's settings: about
 one new fact and the nearest of up to 13 memories, found by {embedder} (cosine of at least {near:g}, names aside); a
 fact with none so near is added unasked, and one whose right memory is not the nearest counts as wrong. The generation
-expert is asked a question with the nearest of up to 14 facts (at least {answers:g}), or with none; where another one
-would answer it, to say so does not count as right. The shared adapter has the rank of one expert and was trained on a
-tenth of the samples of each.
+expert is asked a question with the nearest of up to 14 facts (at least {answers:g}), or with none, and its reply is
+held to words of that fact (`Settings.quoted_answers`); where another one would answer, to say that this one does not
+counts as wrong. The shared adapter has the rank of one expert and was trained on a tenth of the samples of each.
 """
 
 

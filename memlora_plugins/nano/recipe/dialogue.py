@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from ...experts.extraction import Exchange
+from ...experts.generation import UNKNOWN
 from ...experts.quotes import quote
 from . import chatter
 from .person import to_second
@@ -26,8 +27,6 @@ from .relation import Relation, fill, slots
 
 Split = Literal["train", "values", "phrasings"]
 
-UNKNOWN = "I do not know."
-"""The answer where nothing is remembered."""
 _HELD_SENTENCES = 2  # of each relation, for the split "phrasings"
 _HELD_QUESTIONS = 1
 _WHEN = {

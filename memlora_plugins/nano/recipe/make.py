@@ -104,7 +104,7 @@ class Recipe:
     """The three tasks in short form."""
     base_samples: int = 80_000
     expert_samples: Mapping[Expert, int] = field(
-        default_factory=lambda: {"extraction": 8_000, "update": 10_000, "generation": 8_000}
+        default_factory=lambda: {"extraction": 8_000, "update": 12_000, "generation": 8_000}
     )
     validation_samples: int = 300
     test_samples: int = 400

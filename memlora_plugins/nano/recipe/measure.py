@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from ...errors import ReplyError
-from ...experts import clauses, extraction, generation, quotes, update
+from ...experts import clauses, extraction, generation, quotes, spans, update
 from ...serving.base import Backend, Completion, Request
 from ...settings import Settings
 from ...types import Operation, normalise
@@ -129,12 +129,12 @@ def measure_update(backend: Backend, pairs: Sequence[Pair]) -> UpdateScores:
 
 
 def measure_generation(backend: Backend, queries: Sequence[Query]) -> GenerationScores:
-    """Ask the generation expert each question."""
+    """Ask the generation expert each question, as a memory does: for words of the note that it is given."""
     style = backend.prompt_style("generation")
 
     def request(query: Query) -> Request:
         messages = generation.messages(query.question, query.memories, style, now=query.now)
-        return Request("generation", messages, max_tokens=generation.MAX_TOKENS)
+        return Request("generation", messages, max_tokens=generation.MAX_TOKENS, pattern=spans.pattern(query.memories))
 
     right: Counter[str] = Counter()
     wanted: Counter[str] = Counter()

@@ -9,18 +9,19 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal
 
+from ...experts.generation import NOTED, ONLY_MEMORY, UNKNOWN
 from ...experts.quotes import quote
 from ...experts.rules import Decision
 from ...types import Hit, Operation, Role
 from . import chatter
-from .dialogue import UNKNOWN, Author, Told
+from .dialogue import Author, Told
 from .person import to_third
 from .relation import Relation, slots
 
 _DETAILS = (" since {year}", " together with {name}", " because of {name}", " like {name} does", " as {name} knows")
 _CASES = {"changed": 34, "another": 8, "same": 17, "detail": 8, "less": 4, "over": 16, "new": 13}
 _PAIRED_CASES = {**_CASES, "changed": 46, "another": 14}  # more of both: where a relation knows no change, it is new
-_NEW_TAUGHT = 0.5  # share of the facts that no memory is about which are taught: without much doubt they are added
+_NEW_TAUGHT = 0.15  # share of the facts that no memory is about which are taught: without much doubt they are added
 _OTHERS = 12  # memories among which one is found that is near to such a fact
 _TAUGHT_OTHERS = 5  # … and in the experts' lessons: to find one takes most of the time
 _COMMON = frozenset(
@@ -34,11 +35,6 @@ _ALSO = 0.3  # how often the same is remembered about something else, where a fa
 _SOMEBODY = 0.25  # … somebody else has told the same of themselves, where a question names its person
 _UNKNOWN = 0.12  # … nothing that is remembered answers a bare question
 _ALIKE = 0.4  # how often the old memory is told in the sentence of the new fact
-
-NOTED = "I will remember that."
-"""The answer to what tells something and asks nothing."""
-ONLY_MEMORY = "I can only tell what I remember."
-"""The answer to small talk and to requests."""
 
 Kind = Literal["known", "changed", "unknown", "remark"]
 """Whether the memories answer a question, once did otherwise, do not, or whether it is none."""
