@@ -88,8 +88,9 @@ class Settings(BaseSettings):
     """The extraction expert notes facts in the person's own words: they are kept with who said them, `Ana: I moved to
     Porto.`, and never changed into other words or because of what somebody else said. The reply is held to the clauses
     of the message where the server takes a JSON schema, and slips are put right from it; what nobody said is left out,
-    and `AddResult.errors` tells it (`UnsaidError`). Set where nano is the model or its adapter the extraction expert;
-    say it yourself where a server knows that adapter by a name only."""
+    and `AddResult.errors` tells it (`UnsaidError`). The update expert's reply is held to the texts that it is asked
+    about. Set where nano is the model or its adapter the extraction expert; say it yourself where a server knows that
+    adapter by a name only."""
     quoted_answers: bool = False
     """The generation expert answers with words of a memory, or says that it does not know: its reply is held to that
     where the model runs in process or on vLLM. Set where nano is the model or its adapter the generation expert; say it

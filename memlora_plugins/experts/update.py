@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidInputError
@@ -24,6 +24,7 @@ __all__ = [
     "lists",
     "messages",
     "read",
+    "schema",
     "target",
 ]
 
@@ -51,6 +52,7 @@ SCHEMA: dict[str, Any] = {
 """All four keys are required, `old_memory` may be "": the strict mode of OpenAI-compatible servers knows no optional
 keys, and one fixed shape is easiest for small models. The fact comes first: what happens is decided with it in view."""
 MAX_TOKENS = 768
+_SPELT = 10_000  # letters of all texts
 
 SHORT_PROMPT = (
     "For each new fact: ADD it, UPDATE or DELETE the old memory it changes or rules out, or NONE if known. "
@@ -143,6 +145,22 @@ def messages(old: Sequence[str], new: Sequence[str], style: PromptStyle) -> list
     chat.append({"role": "user", "content": _lists(old, new)})
     chat[0]["content"] = f"{FULL_PROMPT}\n\n{chat[0]['content']}"
     return chat
+
+
+def schema(old: Sequence[str], new: Sequence[str], *, verbatim: bool = False) -> Mapping[str, Any]:
+    """`SCHEMA`. With `verbatim`, the reply's texts are the new facts and its old memories those of the prompt, as they
+    are: a small model that has to spell them slips, or finds no end. Not where they are longer than `_SPELT`."""
+    texts = [one_line(text) for text in (*new, *old)]
+    if not verbatim or sum(map(len, texts)) > _SPELT:
+        return SCHEMA
+    told = [text for text in dict.fromkeys(texts[: len(new)]) if text]
+    if not told:
+        return SCHEMA
+    memory = SCHEMA["properties"]["memory"]
+    item = memory["items"]
+    known = {"enum": list(dict.fromkeys(("", *texts[len(new) :])))}
+    held = {**item["properties"], "text": {"enum": told}, "old_memory": known}
+    return {**SCHEMA, "properties": {"memory": {**memory, "items": {**item, "properties": held}}}}
 
 
 def target(decisions: Sequence[Decision], old: Sequence[str], new: Sequence[str]) -> str:

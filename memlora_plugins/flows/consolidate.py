@@ -116,7 +116,7 @@ class _Answers:
                 "update",
                 update.messages(old, new, self._rules.prompt_style("update")),
                 lambda reply: update.read(reply, old, new, verbatim=self._rules.quoted_facts),
-                schema=update.SCHEMA,
+                schema=update.schema(old, new, verbatim=self._rules.quoted_facts),
                 max_tokens=update.MAX_TOKENS,
             )
         except PromptTooLongError as error:

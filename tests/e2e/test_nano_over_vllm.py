@@ -89,7 +89,12 @@ def test_the_decisions_about_memories(server: VLLMServer, author: Author) -> Non
     replies = on_both_sides(
         server,
         [
-            Request("update", update.messages([str(pair.found)], [pair.new], "short"), update.SCHEMA, update.MAX_TOKENS)
+            Request(
+                "update",
+                update.messages([str(pair.found)], [pair.new], "short"),
+                update.schema([str(pair.found)], [pair.new], verbatim=True),
+                update.MAX_TOKENS,
+            )
             for pair in pairs
         ],
     )

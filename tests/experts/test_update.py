@@ -328,3 +328,27 @@ def test_verbatim_an_update_keeps_the_new_fact_as_it_was_said() -> None:
     reply = json.dumps({"memory": [{"text": "I moved to Porto and paint", "event": "UPDATE", "id": "0"}]})
     made = update.read(reply, old, new, verbatim=True).items
     assert made == (Decision("UPDATE", new[0], 0, 0), Decision("ADD", new[1], None, 1))
+
+
+def test_a_small_model_need_not_spell_what_it_is_asked_about() -> None:
+    old, new = ["Ana: I live in Porto."], ["Ana: I moved\nto Madrid."]
+    held = update.schema(old, new, verbatim=True)["properties"]["memory"]["items"]["properties"]
+    assert held["text"]["enum"] == ["Ana: I moved to Madrid."]
+    assert held["old_memory"]["enum"] == ["", "Ana: I live in Porto."]
+    said = [
+        {"text": held["text"]["enum"][0], "event": "UPDATE", "id": "0", "old_memory": held["old_memory"]["enum"][1]}
+    ]
+    [decision] = update.read(json.dumps({"memory": said}), old, new, verbatim=True).items
+    assert (decision.operation, decision.text, decision.target) == ("UPDATE", new[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verbatim"),
+    [
+        (["Lives in Porto"], ["Moved"], False),
+        (["long " * 3_000], ["Moved"], True),
+        (["Lives in Porto"], ["\u200b"], True),
+    ],
+)
+def test_otherwise_its_words_are_free(old: list[str], new: list[str], verbatim: bool) -> None:
+    assert update.schema(old, new, verbatim=verbatim) == update.SCHEMA

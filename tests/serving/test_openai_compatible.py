@@ -554,7 +554,7 @@ def test_connections_are_kept(fake_server):
 
 
 async def test_32_callers_at_once(fake_server):
-    fake_server.latency = 0.05
+    fake_server.latency = 0.5
     backend = OpenAIBackend(fake_server.base_url, "base")
     await asyncio.gather(*(backend.acomplete(SAY) for _ in range(32)))
     assert fake_server.most_concurrent > 16

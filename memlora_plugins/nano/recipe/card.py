@@ -53,9 +53,10 @@ do I live?"). Where that matters, use a student of a billion parameters or more,
 
 Text that is not in the training data. *Unseen values*: names and nouns that fill no slot in training. *Unseen
 phrasings*: sentences that are not in training. A fact counts if it is the wanted words (case and spacing aside). The
-replies are held to the clauses of the message, as a memory does it (`Settings.quoted_facts`). The base is asked with
-the full prompts, the experts with the short ones. The update expert is asked as by a memory with nano's settings: about
-one new fact and the nearest of up to 13 memories, found by {embedder} (cosine of at least {near:g}, names aside); a
+replies are held to the clauses of the message, those about memories to the texts of the prompt, as a memory does it
+(`Settings.quoted_facts`). The base is asked with the full prompts, the experts with the short ones. The update expert
+is asked as by a memory with nano's settings: about one new fact and the nearest of up to 13 memories, found by
+{embedder} (cosine of at least {near:g}, names aside); a
 fact with none so near is added unasked, and one whose right memory is not the nearest counts as wrong. The generation
 expert is asked a question with the nearest of up to 14 facts (at least {answers:g}), or with none, and its reply is
 held to words of that fact (`Settings.quoted_answers`); where another one would answer, to say that this one does not

@@ -102,8 +102,9 @@ def measure_update(backend: Backend, pairs: Sequence[Pair]) -> UpdateScores:
     style = backend.prompt_style("update")
 
     def request(pair: Pair) -> Request:
-        messages = update.messages([str(pair.found)], [pair.new], style)
-        return Request("update", messages, update.SCHEMA, update.MAX_TOKENS)
+        asked = [str(pair.found)], [pair.new]
+        held = update.schema(*asked, verbatim=True)
+        return Request("update", update.messages(*asked, style), held, update.MAX_TOKENS)
 
     replies = iter(_ask(backend, [pair for pair in pairs if pair.found is not None], request))
     right: Counter[str] = Counter()
