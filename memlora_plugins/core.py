@@ -274,7 +274,7 @@ def fitted(settings: Settings) -> Settings:
         ours = set(nano.ADAPTERS) if settings.has_model else set()
     else:
         ours = {expert for expert, folder in settings.adapters.items() if _same(folder, nano.ADAPTERS.get(expert))}
-    chosen = {name for name in nano.SETTINGS if ("generation" if name == "quoted_answers" else "extraction") in ours}
+    chosen = {name for name in nano.SETTINGS if ("generation" if name in nano.OF_GENERATION else "extraction") in ours}
     unsaid = {name: nano.SETTINGS[name] for name in chosen - settings.model_fields_set}
     return settings.model_copy(update=unsaid) if unsaid else settings
 

@@ -30,3 +30,5 @@ SETTINGS: dict[str, Any] = {
     "quoted_answers": True,
 }
 """What so small a model can take at a time, and how it notes facts; the defaults of a memory that runs it."""
+OF_GENERATION = frozenset(("answer_budget", "memories_per_answer", "quoted_answers"))
+"""Those of its generation expert; the rest go with its extraction expert."""

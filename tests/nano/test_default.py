@@ -122,9 +122,10 @@ def test_its_adapters_bring_its_limits_whoever_runs_them(
 ) -> None:
     extraction, generation = (nano.ADAPTERS[expert] for expert in ("extraction", "generation"))
     assert limits(fitted(load_settings(**served, adapters=nano.ADAPTERS))) == nano.SETTINGS
-    free = {**nano.SETTINGS, "quoted_answers": False}  # somebody else's expert answers
+    answers = {name: nano.SETTINGS[name] for name in nano.OF_GENERATION}
+    free = {**nano.SETTINGS, **{name: ORDINARY[name] for name in answers}}  # somebody else's expert answers
     assert limits(fitted(load_settings(**served, adapters={"extraction": extraction}))) == free
-    held = {**ORDINARY, "quoted_answers": True}
+    held = {**ORDINARY, **answers}
     assert limits(fitted(load_settings(**served, adapters={"generation": generation}))) == held
     beside = tmp_path / "link"
     beside.symlink_to(nano.FOLDER)

@@ -24,8 +24,7 @@ Made by `make nano`; this card and `scores.json` are written by the same command
 ## What it is made of
 
 - Architecture: Qwen2, 4 layers of 256, vocabulary of 4,096 (byte-level BPE of its own), context 4,096; it begins with
-  an induction head (`recipe/blank.py`).
-  The experts have rank {rank} on all linear layers. Weights in float16.
+  an induction head (`recipe/blank.py`). The experts have rank {rank} on all linear layers. Weights in float16.
 - Text: a generator written for this project: {relations} kinds of facts, at least six sentences for each in training,
   names and nouns from open pools, half of the names invented; in training one value in twenty comes from a pool where
   it does not belong. What is noted is the person's own sentence, with dates for days; a short answer to a question is
@@ -56,10 +55,10 @@ phrasings*: sentences that are not in training. A fact counts if it is the wante
 replies are held to the clauses of the message, those about memories to the texts of the prompt, as a memory does it
 (`Settings.quoted_facts`). The base is asked with the full prompts, the experts with the short ones. The update expert
 is asked as by a memory with nano's settings: about one new fact and the nearest of up to 13 memories, found by
-{embedder} (cosine of at least {near:g}, names aside); a
-fact with none so near is added unasked, and one whose right memory is not the nearest counts as wrong. The generation
-expert is asked a question with the nearest of up to 14 facts (at least {answers:g}), or with none, and its reply is
-held to words of that fact (`Settings.quoted_answers`); where another one would answer, to say that this one does not
+{embedder} (cosine of at least {near:g}, names aside); a fact with none so near is added unasked, and one
+whose right memory is not the nearest counts as wrong. The generation expert is asked a question with the nearest of up
+to 14 facts (at least {answers:g}), or with none, and its reply is held to words of that fact
+(`Settings.quoted_answers`); where another one would answer, to say that this one does not
 counts as wrong. The shared adapter has the rank of one expert and was trained on a tenth of the samples of each.
 """
 
