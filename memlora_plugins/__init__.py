@@ -46,6 +46,7 @@ from .errors import (
     TrainingError,
     UnsaidError,
 )
+from .flows.recall import as_context
 from .memory import AsyncMemory, Memory
 from .types import (
     AddResult,
@@ -131,6 +132,7 @@ __all__ = [
     "Usage",
     "VLLMBackend",
     "VLLMServer",
+    "as_context",
 ]
 
 _LATE = {

@@ -92,9 +92,25 @@ class Core:
             raise ClosedError("This memory is closed; open it again.")
 
     def add(self, messages: Sequence[Message], scope: Scope, wait: bool, distil: bool) -> Flow[AddResult]:
-        kept = yield from remember.keep(self.store, scope, messages, self._rules, distil=distil)
+        roles = remember.DISTILLED if distil else ()
+        kept = yield from remember.keep(self.store, scope, messages, self._rules, distil=roles)
+        if not distil:
+            return AddResult(turns=kept.turns, errors=kept.errors)
+        return (yield from self._distilled(kept, scope, wait))
+
+    def keep(self, messages: Sequence[Message], scope: Scope) -> Flow[AddResult]:
+        kept = yield from remember.keep(self.store, scope, messages, self._rules)
+        return AddResult(kept.turns, pending=tuple(turn for turn in kept.turns if turn.pending), errors=kept.errors)
+
+    def note(self, text: str, scope: Scope, wait: bool) -> Flow[AddResult]:
+        noted = [Message("tool", text)]
+        kept = yield from remember.keep(self.store, scope.without_session(), noted, self._rules, distil=remember.NOTED)
+        return (yield from self._distilled(kept, scope, wait))
+
+    def _distilled(self, kept: remember.Kept, scope: Scope, wait: bool) -> Flow[AddResult]:
+        """What was kept, distilled or handed to the worker."""
         result = AddResult(turns=kept.turns, errors=kept.errors)
-        pending = tuple(turn for turn in kept.turns if turn.pending) if distil else ()
+        pending = tuple(turn for turn in kept.turns if turn.pending)
         if not pending:
             return result
         ids = [turn.id for turn in pending]
@@ -142,6 +158,9 @@ class Core:
 
     def delete(self, id: str, scope: Scope) -> Flow[Fact]:
         return curate.delete(self.store, scope, id, self._rules)
+
+    def forget(self, id: str, scope: Scope) -> Flow[list[Fact | Turn]]:
+        return curate.forget(self.store, scope, id, self._rules)
 
     def export(self, scope: Scope) -> Flow[list[dict[str, Any]]]:
         return transfer.export(self.store, scope)

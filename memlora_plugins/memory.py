@@ -98,6 +98,26 @@ class Memory:
         """
         return self._run(self._core.add(messages, scope, wait, distil), scope)
 
+    def keep(self, messages: Sequence[Message], *, scope: Scope) -> AddResult:
+        """The first half of `add`: the turns are written durably and stay `pending` until an `add` with the same
+        messages, a `flush` or the next `open` distils them. For what must not be lost while its reply is being made.
+
+        Raises:
+            MessageError: something that is not a `Message`.
+        """
+        return self._run(self._core.keep(messages, scope), scope)
+
+    def note(self, text: str, *, scope: Scope, wait: bool = True) -> AddResult:
+        """Remember a statement as it stands, without the extraction expert: what an agent wants to keep.
+
+        It is compared with what is known like any new fact (so it may become an UPDATE, or change nothing), and
+        belongs to all sessions of the person. Its record is a turn of the role `tool`, which search does not find.
+
+        Raises:
+            MessageError: blank text.
+        """
+        return self._run(self._core.note(text, scope, wait), scope)
+
     def search(
         self,
         text: str,
@@ -179,12 +199,24 @@ class Memory:
         return self._run(self._core.edit(id, text, scope), scope)
 
     def delete(self, id: str, *, scope: Scope) -> Fact:
-        """Retire a fact: search no longer sees it, `history` does. Physical removal is `erase`.
+        """Retire a fact: search no longer sees it, `history` does. What was said stays as it is, and is found; see
+        `forget`. Physical removal is `erase`.
 
         Raises:
             NotFoundError, RetiredError, ConflictError: as `edit`.
         """
         return self._run(self._core.delete(id, scope), scope)
+
+    def forget(self, id: str, *, scope: Scope) -> list[Fact | Turn]:
+        """Leave a fact out of search together with the turns that it, and the versions before it, came from; or a
+        single turn. Returns what was changed; what had been forgotten before stays so.
+
+        The records stay (`turns`, `history`, `export`), other facts of the same turns too. Physical removal is `erase`.
+
+        Raises:
+            NotFoundError: no such fact or turn in this scope. ConflictError: the fact changed meanwhile.
+        """
+        return self._run(self._core.forget(id, scope), scope)
 
     def history(self, id: str, *, scope: Scope) -> list[Fact]:
         """Every version of a fact, oldest first: when, by which operation, from which messages.
@@ -285,6 +317,14 @@ class AsyncMemory:
         """As `Memory.add`."""
         return await self._run(self._core.add(messages, scope, wait, distil), scope)
 
+    async def keep(self, messages: Sequence[Message], *, scope: Scope) -> AddResult:
+        """As `Memory.keep`."""
+        return await self._run(self._core.keep(messages, scope), scope)
+
+    async def note(self, text: str, *, scope: Scope, wait: bool = True) -> AddResult:
+        """As `Memory.note`."""
+        return await self._run(self._core.note(text, scope, wait), scope)
+
     async def search(
         self,
         text: str,
@@ -348,6 +388,10 @@ class AsyncMemory:
     async def delete(self, id: str, *, scope: Scope) -> Fact:
         """As `Memory.delete`."""
         return await self._run(self._core.delete(id, scope), scope)
+
+    async def forget(self, id: str, *, scope: Scope) -> list[Fact | Turn]:
+        """As `Memory.forget`."""
+        return await self._run(self._core.forget(id, scope), scope)
 
     async def history(self, id: str, *, scope: Scope) -> list[Fact]:
         """As `Memory.history`."""

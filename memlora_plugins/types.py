@@ -19,6 +19,7 @@ Operation = Literal["ADD", "UPDATE", "DELETE", "NONE"]
 Kind = Literal["fact", "turn"]
 
 _ROLES = get_args(Role)
+_SPEAKERS = ("user", "assistant")
 _NAMESPACE = uuid.UUID("5d0c1f5e-53f5-4c6c-9a0a-6d656d6c7261")
 
 
@@ -180,7 +181,8 @@ def _message_time(moment: object) -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """One message as it was kept, verbatim. `pending` means its facts are still to be distilled.
+    """One message as it was kept, verbatim. `pending` means its facts are still to be distilled; `forgotten`, that
+    search and contexts leave it out.
 
     `position` orders the turns of a session: microseconds since 1970 of `created_at`, plus the place in its batch.
     """
@@ -197,6 +199,12 @@ class Turn:
     name: str | None = None
     images: tuple[ImagePart, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    forgotten: bool = False
+
+    @property
+    def spoken(self) -> bool:
+        """True for what a person or an agent said and nobody wants forgotten: what is searched, shown and answered."""
+        return self.role in _SPEAKERS and not self.forgotten
 
     def hit(self, score: float) -> Hit:
         """This turn as something found."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from memlora_plugins import (
     ClosedError,
     EdgeFactStore,
     EmbeddingError,
+    Fact,
     ForkedError,
     ImagePart,
     InvalidInputError,
@@ -44,6 +46,7 @@ from memlora_plugins import (
     Settings,
     Stage,
     Token,
+    Turn,
     UnsaidError,
 )
 from memlora_plugins.experts import update
@@ -977,6 +980,77 @@ def test_edit_and_delete_make_versions(memory: Memory) -> None:
     assert refused.value.current_id is None
     with pytest.raises(InvalidInputError, match="blank"):
         memory.edit(second.id, " ", scope=ANA)
+
+
+def test_forgetting_a_fact_takes_its_history_and_the_words_it_came_from_out_of_search(tmp_path: Path) -> None:
+    backend = FakeBackend(
+        extraction=facts_of, update=lambda r: decides(("0", "UPDATE", "Lives in Porto")), generation=lambda r: ""
+    )
+    with make(tmp_path / "m", backend) as memory:
+        memory.add([Message("user", "Well, «Lives in Lisbon»", created_at=MAY)], scope=ANA)
+        said = Message("user", "Now «Lives in Porto», and I «Play chess»")
+        events = memory.add([said], scope=Scope("ana", session_id="later")).events
+        (moved,) = [event.fact for event in events if event.operation == "UPDATE"]
+        changed = memory.forget(moved.id, scope=ANA)
+        assert [item.text for item in changed if isinstance(item, Fact)] == ["Lives in Porto"]
+        assert {hit.text for hit in memory.search("where do I live? in Lisbon or Porto?", scope=ANA)} == {"Play chess"}
+        assert "Lisbon" not in memory.context("where?", scope=ANA)
+        assert [fact.text for fact in memory.facts(scope=ANA)] == ["Play chess"]
+        assert [fact.text for fact in memory.history(moved.id, scope=ANA)] == ["Lives in Lisbon", "Lives in Porto"]
+        assert len(memory.turns(scope=ANA)) == 2
+        assert [type(item) for item in memory.forget(moved.id, scope=ANA)] == [Turn, Turn]  # again: nothing new
+        with make(tmp_path / "copy") as other:
+            other.load(memory.export(scope=ANA), scope=ANA)
+            assert {hit.text for hit in other.search("Lisbon Porto", scope=ANA)} == {"Play chess"}
+
+
+def test_forgetting_what_waits_to_be_distilled_ends_the_wait(memory: Memory) -> None:
+    result = memory.keep([Message("user", "«Has a secret»")], scope=ANA)
+    assert result.pending == result.turns
+    assert memory.forget(result.turns[0].id, scope=ANA) == [replace(result.turns[0], forgotten=True, pending=False)]
+    assert memory.flush() == AddResult()
+    assert memory.search("secret", scope=ANA) == []
+
+
+def test_forgetting_what_is_not_there_says_so(memory: Memory) -> None:
+    turn = memory.add([Message("user", "hello")], scope=BOB).turns[0]
+    with pytest.raises(NotFoundError):
+        memory.forget(turn.id, scope=ANA)
+
+
+def test_what_is_kept_is_distilled_when_it_is_added(memory: Memory) -> None:
+    message = Message("user", "I moved. «Lives in Porto»")
+    assert memory.keep([message], scope=ANA).events == ()
+    assert memory.search("Porto", scope=ANA)[0].kind == "turn"
+    assert [event.fact.text for event in memory.add([message], scope=ANA).events] == ["Lives in Porto"]
+    assert memory.keep([message], scope=ANA).pending == ()
+
+
+def test_a_note_becomes_a_fact_as_it_stands_and_is_compared_with_what_is_known(tmp_path: Path) -> None:
+    backend = FakeBackend(update=lambda r: decides(("0", "UPDATE", "Lives in Porto, near the sea")))
+    with make(tmp_path / "m", backend) as memory:
+        scope = Scope("ana", session_id="monday")
+        (event,) = memory.note("Lives in Porto", scope=scope).events
+        assert (event.operation, event.fact.text, event.fact.scope) == ("ADD", "Lives in Porto", ANA)
+        assert memory.note("Lives in Porto.", scope=scope).events[0].operation == "NONE"
+        (event,) = memory.note("Lives in Porto, near the sea", scope=scope, wait=True).events
+        assert event.operation == "UPDATE"
+        assert [(hit.kind, hit.text) for hit in memory.search("Porto", scope=ANA)] == [
+            ("fact", "Lives in Porto, near the sea")
+        ]
+        assert memory.turns(scope=scope) == []  # no turn of the conversation
+        with pytest.raises(MessageError):
+            memory.note(" ", scope=ANA)
+
+
+def test_a_note_that_cannot_be_compared_waits(tmp_path: Path) -> None:
+    backend = FakeBackend(update=lambda r: BackendUnavailableError("down"))
+    with make(tmp_path / "m", backend) as memory:
+        memory.note("Lives in Porto", scope=ANA)
+        result = memory.note("Lives in Porto with a dog", scope=ANA)
+        assert [turn.text for turn in result.pending] == ["Lives in Porto with a dog"]
+        backend.experts["update"] = keep_all
+        assert [event.fact.text for event in memory.flush().events] == ["Lives in Porto with a dog"]
 
 
 def test_an_edit_to_what_another_fact_says_returns_that_fact(memory: Memory) -> None:

@@ -93,6 +93,27 @@ def delete(store: FactStore, scope: Scope, id: str, rules: Rules) -> Flow[Fact]:
     return replace(old, retired_at=retirement.retired_at, retired_by="DELETE", valid_to=retirement.valid_to)
 
 
+def forget(store: FactStore, scope: Scope, id: str, rules: Rules) -> Flow[list[Fact | Turn]]:
+    """Leave a fact, of whatever version, and what it was told with out of search: the current version is retired, and
+    the turns that all its versions came from are forgotten. Or a single turn. Returns what was changed.
+
+    Other facts of the same turns stay, and so do the records: `erase` is what removes physically.
+
+    Raises:
+        NotFoundError: no such fact or turn. ConflictError: the fact changed meanwhile.
+    """
+    found = yield from get(store, scope, id)
+    if isinstance(found, Turn):
+        return list((yield from store.forget(scope, [id])))
+    versions = yield from history(store, scope, id)
+    turns = yield from store.forget(scope, [fact.id for fact in versions])  # first: what is broken off is done again
+    retired: list[Fact | Turn] = []
+    for fact in versions:
+        if not fact.retired:
+            retired += [(yield from delete(store, scope, fact.id, rules))]
+    return retired + turns
+
+
 def as_kept(store: FactStore, new: Sequence[Fact]) -> Flow[list[Fact]]:
     """Facts that were just committed, as the store has them: one that said the same already stands for a new one."""
     kept = {fact.id: fact for fact in new}

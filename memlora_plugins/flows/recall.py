@@ -11,7 +11,6 @@ from ..errors import InvalidInputError
 from ..experts import generation, spans
 from ..serving.base import Request
 from ..store.base import FactStore
-from ..store.rows import SPOKEN
 from ..types import Answer, Hit, Kind, Scope, Stage, clean_text
 from .effects import Complete, Embed, Emit, Flow
 
@@ -62,7 +61,15 @@ def recall(store: FactStore, scope: Scope, text: str, *, token_budget: int) -> F
 def context(store: FactStore, scope: Scope, text: str, *, token_budget: int) -> Flow[str]:
     """The recalled memories as lines of text, in order of time: ready for a prompt."""
     recalled = yield from recall(store, scope, text, token_budget=token_budget)
-    return "\n".join(generation.memory_line(hit) for hit in in_order(recalled.hits))
+    return as_context(recalled.hits)
+
+
+def as_context(hits: Sequence[Hit], *, token_budget: int | None = None) -> str:
+    """What was found as dated lines for a prompt, in order of time: of `hits`, best first, those that fit into
+    `token_budget` estimated tokens (None: all).
+    """
+    chosen = hits if token_budget is None else _fitting(hits, token_budget)
+    return "\n".join(generation.memory_line(hit) for hit in in_order(chosen))
 
 
 def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token_budget: int) -> Flow[Answer]:
@@ -133,7 +140,7 @@ def _everything(store: FactStore, scope: Scope, token_budget: int) -> Flow[list[
         return None
     facts = yield from store.facts(scope)
     turns = yield from store.turns(scope)
-    spoken = [turn for turn in turns if turn.role in SPOKEN and turn.text.strip()]
+    spoken = [turn for turn in turns if turn.spoken and turn.text.strip()]
     hits = in_order([*(turn.hit(1.0) for turn in spoken), *(fact.hit(1.0) for fact in facts)])
     if sum(tokens(generation.memory_line(hit)) for hit in hits) > token_budget:
         return None

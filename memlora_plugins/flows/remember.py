@@ -28,8 +28,7 @@ from ..experts import clauses, extraction, quotes
 from ..serving.base import Expert, PromptStyle
 from ..store.base import Change, FactStore
 from ..store.ranking import turn_text
-from ..store.rows import SPOKEN
-from ..types import AddResult, Failure, Message, Scope, Stage, Turn, Usage, as_utc, turn_id
+from ..types import AddResult, Failure, Message, Role, Scope, Stage, Turn, Usage, as_utc, turn_id
 from .asking import ask
 from .consolidate import consolidate
 from .effects import Embed, Emit, Flow, Together
@@ -86,10 +85,18 @@ class Kept:
     errors: tuple[Failure, ...] = ()
 
 
-def keep(store: FactStore, scope: Scope, messages: Sequence[Message], rules: Rules, *, distil: bool) -> Flow[Kept]:
+DISTILLED: tuple[Role, ...] = ("user",)
+"""Whose turns are distilled: what the person said."""
+NOTED: tuple[Role, ...] = ("tool",)
+"""… and, where an agent notes something by itself, its note: a fact as it stands."""
+
+
+def keep(
+    store: FactStore, scope: Scope, messages: Sequence[Message], rules: Rules, *, distil: Sequence[Role] = DISTILLED
+) -> Flow[Kept]:
     """Write `messages` as turns. A message that was kept before stays as it is.
 
-    With `distil`, what the person said is pending until its facts are distilled.
+    Turns of the roles in `distil` are pending until their facts are distilled.
 
     Raises:
         MessageError: something in `messages` is not a `Message`.
@@ -105,7 +112,7 @@ def keep(store: FactStore, scope: Scope, messages: Sequence[Message], rules: Rul
     return Kept(tuple(kept.values()), errors)
 
 
-def _as_turns(scope: Scope, messages: Sequence[Message], now: datetime, distil: bool) -> dict[str, Turn]:
+def _as_turns(scope: Scope, messages: Sequence[Message], now: datetime, distil: Sequence[Role]) -> dict[str, Turn]:
     turns: dict[str, Turn] = {}
     if isinstance(messages, Message):
         messages = [messages]
@@ -127,7 +134,7 @@ def _as_turns(scope: Scope, messages: Sequence[Message], now: datetime, distil: 
                 created_at=created,
                 recorded_at=now,
                 position=int(as_utc(created).timestamp() * 1_000_000) + index,
-                pending=distil and message.role == "user" and bool(message.text.strip()),
+                pending=message.role in distil and bool(message.text.strip()),
                 name=message.name,
                 images=message.images,
                 metadata=message.metadata,
@@ -159,7 +166,7 @@ def embed_missing(store: FactStore) -> Flow[tuple[Failure, ...]]:
 
 def searched_text(turn: Turn) -> str | None:
     """What of a turn is embedded; None for a turn that is not searched by meaning."""
-    return turn_text(turn) if turn.role in SPOKEN and turn.text.strip() else None
+    return turn_text(turn) if turn.spoken and turn.text.strip() else None
 
 
 def embed_some(texts: Sequence[str | None]) -> Flow[list[Vector | None]]:
@@ -216,6 +223,8 @@ class _Extracted:
 
 
 def _extract(store: FactStore, turn: Turn, rules: Rules) -> Flow[_Extracted]:
+    if turn.role in NOTED:
+        return _Extracted((turn.text,))
     style = rules.prompt_style("extraction")
     total = _Extracted()
     try:
@@ -267,7 +276,7 @@ def _previous_line(store: FactStore, turn: Turn) -> Flow[Turn | None]:
     """The line that `turn` answers: the latest of its conversation, if somebody else said it."""
     earlier = yield from store.turns(turn.scope, before=turn.position, limit=4, newest_first=True)
     for other in earlier:
-        if other.scope == turn.scope and other.role in SPOKEN:
+        if other.scope == turn.scope and other.spoken:
             return other if (other.role, other.name) != (turn.role, turn.name) else None
     return None
 

@@ -79,6 +79,7 @@ def _turn_row(turn: Turn) -> dict[str, Any]:
         "recorded_at": turn.recorded_at.isoformat(),
         "position": turn.position,
         "pending": turn.pending,
+        "forgotten": turn.forgotten,
         "metadata": dict(turn.metadata),
     }
 
@@ -140,6 +141,7 @@ def _turn_from(scope: Scope, row: Mapping[str, Any]) -> Turn:
         recorded_at=_time(row["recorded_at"]),
         position=_whole(row["position"], "position"),
         pending=bool(row["pending"]),
+        forgotten=bool(row.get("forgotten", False)),
         metadata=said.metadata,
     )
 

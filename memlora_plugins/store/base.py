@@ -138,6 +138,11 @@ class FactStore(Protocol):
     ) -> Flow[int]:
         """Write exported facts and turns as they are (unknown ids only); returns how many were new."""
 
+    def forget(self, scope: Scope, ids: Sequence[str]) -> Flow[list[Turn]]:
+        """Leave these turns, and those that these facts came from, out of search and distilling from now on; returns
+        them. Ids that are not in scope change nothing. The facts themselves stay: they are retired by `commit`.
+        """
+
     def erase(self, scope: Scope) -> Flow[int]:
         """Physically remove facts, turns, history and pending work; returns how many points went.
 

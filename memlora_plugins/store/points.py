@@ -17,7 +17,7 @@ from .commit import commit
 from .engine import DENSE, Between, Either, Engine, Ids, In, Is, Point, Search, Sparse, Vectors, Where, as_id
 from .forget import erase_session
 from .rows import (
-    SPOKEN,
+    FORGOTTEN,
     belongs,
     fact_payload,
     facts_of,
@@ -159,6 +159,9 @@ class PointStore:
     def erase(self, scope: Scope) -> Flow[int]:
         return (yield from self._engine.guard(self._erase(scope)))
 
+    def forget(self, scope: Scope, ids: Sequence[str]) -> Flow[list[Turn]]:
+        return (yield from self._engine.guard(self._forget(scope, ids)))
+
     def flush(self) -> Flow[None]:
         yield from self._engine.guard(self._engine.flush())
 
@@ -192,7 +195,7 @@ class PointStore:
         points = {id: _turn_point(turn, vector) for id, (turn, vector) in wanted.items()}
         conversations: dict[Scope, list[signals.Place]] = {}
         for id, (turn, _) in wanted.items():
-            if turn.role in SPOKEN:
+            if turn.spoken:
                 conversations.setdefault(turn.scope, []).append(signals.Place.stored(points[id]))
         refreshed: dict[str, Vectors] = {}
         for scope, places in conversations.items():
@@ -339,6 +342,17 @@ class PointStore:
             yield from self._engine.erase(ids)
         return len(ids)
 
+    def _forget(self, scope: Scope, ids: Sequence[str]) -> Flow[list[Turn]]:
+        named = [point for point in (yield from self._retrieve(list(ids))) if belongs(point.payload, scope)]
+        behind = {turn for point in named for _, turn in point.payload.get("origins", ()) if turn}
+        wanted = behind | {point.id for point in named if point.payload["kind"] == "turn"}
+        turns = yield from self._retrieve(list(wanted))
+        person = scope.without_session()  # facts are shared by all sessions
+        found = [point for point in turns if point.payload["kind"] == "turn" and belongs(point.payload, person)]
+        if found:
+            yield from self._engine.set_payload((Ids(tuple(point.id for point in found)),), FORGOTTEN)
+        return [read_turn(point.id, {**point.payload, **FORGOTTEN}) for point in found]
+
     def _check(self, vector: Vector | None) -> Vector | None:
         if vector is not None and vector.shape != (self._dimension,):
             raise InvalidInputError(f"A vector of shape {vector.shape} where ({self._dimension},) is stored; re-embed.")
@@ -346,7 +360,7 @@ class PointStore:
 
 
 def _turn_point(turn: Turn, vector: Vector | None) -> Point:
-    searched = turn.role in SPOKEN and bool(turn.text.strip())
+    searched = turn.spoken and bool(turn.text.strip())
     vectors = {"text": vector.tolist()} if searched and vector is not None else {}
     return Point(turn.id, turn_payload(turn, embedded=bool(vectors) or not searched), vectors)
 

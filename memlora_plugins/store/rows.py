@@ -1,7 +1,7 @@
 """Turns and facts as points, and back.
 
 Payload fields besides those of the types:
-- `shelf`: `turn`, `fact` (current), `retired`, or `aside` (system and tool turns: kept, never found).
+- `shelf`: `turn`, `fact` (current), `retired`, or `aside` (system, tool and forgotten turns: kept, never found).
 - `pending`: `yes` or `no`. `embedded`: `no` for a turn that waits for its vector. Ids that are None are stored as
   `""`, which no scope has: indexes find values, not absence.
 - `text_key`: hash of the normalised text. `origins`: pairs of source message id and the turn it was (`""` if unknown).
@@ -22,9 +22,6 @@ from .base import Payload, Retirement
 from .engine import In, Is, Where
 
 _DEEPEST = 32  # levels of metadata; an engine that cannot read back what it took fails for everybody
-
-SPOKEN = ("user", "assistant")
-"""Roles whose turns are searched, shown and taken for the line before."""
 
 
 def of_user(scope: Scope) -> Where:
@@ -83,8 +80,9 @@ def turn_payload(turn: Turn, *, embedded: bool) -> Payload:
     """The payload of a turn; `embedded` unless it should have a vector and has none."""
     return {
         "kind": "turn",
-        "shelf": "turn" if turn.role in SPOKEN else "aside",
-        "found_by": turn.scope.user_id if turn.role in SPOKEN else "",
+        "shelf": "turn" if turn.spoken else "aside",
+        "found_by": turn.scope.user_id if turn.spoken else "",
+        "forgotten": turn.forgotten,
         **_scope_payload(turn.scope),
         "message_id": turn.message_id,
         "role": turn.role,
@@ -127,6 +125,8 @@ def fact_payload(fact: Fact, origins: Mapping[str, Sequence[str]]) -> Payload:
 
 RETIRED: Payload = {"shelf": "retired", "found_by": ""}
 """The fields that say where a retired fact is kept."""
+FORGOTTEN: Payload = {"shelf": "aside", "found_by": "", "forgotten": True, "pending": "no"}
+"""… and those of a turn that is to be found no more, nor distilled."""
 
 
 def retirement_payload(item: Retirement, same_as: Mapping[str, str]) -> Payload:
@@ -162,6 +162,7 @@ def read_turn(id: str, payload: Payload) -> Turn:
         position=payload["position"],
         pending=payload["pending"] == "yes",
         metadata=payload["metadata"],
+        forgotten=payload.get("forgotten", False),
     )
 
 

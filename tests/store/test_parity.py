@@ -401,6 +401,37 @@ def _at_once(calls: list[Callable[[], object]]) -> list[str]:
     return outcomes
 
 
+class TestForget:
+    def test_leaves_a_turn_out_of_search_and_keeps_it(self, store: FactStore) -> None:
+        one, other = turn("my door code is 4711", at=1), turn("I like tea", at=2)
+        put(store, one, other)
+        (gone,) = run(store.forget(ANA, [one.id]))
+        assert gone == replace(one, forgotten=True, pending=False)
+        assert found(store, "door code") == ["I like tea"]
+        assert run(store.turns(ANA)) == [gone, other]
+        assert run(store.turns(ANA, pending=True)) == [other]
+        assert run(store.put_turns([(one, vector(one.text))])) == []  # said again, it stays so
+        assert found(store, "door code") == ["I like tea"]
+
+    def test_of_a_fact_takes_the_turns_it_came_from_in_whatever_session(self, store: FactStore) -> None:
+        (likes,) = distil(store, turn("tea on monday"), "Likes tea")
+        distil(store, turn("tea on tuesday", scope=TUESDAY, at=5), "Likes tea", "Likes rum")
+        assert {t.text for t in run(store.forget(ANA, [likes.id]))} == {"tea on monday", "tea on tuesday"}
+        assert sorted(found(store, "tea")) == ["Likes rum", "Likes tea"]
+
+    def test_of_what_is_not_there_or_of_another_person_changes_nothing(self, store: FactStore) -> None:
+        one = turn("my door code is 4711")
+        (known,) = distil(store, one, "Has a door code")
+        for scope, id in (
+            (BOB, one.id),
+            (BOB, known.id),
+            (TUESDAY, one.id),
+            (ANA, "00000000-0000-0000-0000-000000000000"),
+        ):
+            assert run(store.forget(scope, [id])) == []
+        assert one.text in found(store, "door code")
+
+
 class TestErase:
     def test_of_a_person_removes_everything_of_that_person_only(self, store: FactStore) -> None:
         (old,) = distil(store, turn("I live in Lisbon"), "Lives in Lisbon")

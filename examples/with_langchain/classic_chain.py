@@ -1,0 +1,42 @@
+"""A classic `ConversationChain`: `MemLoRAConversationMemory` stands where `ConversationBufferMemory` stood.
+
+Run: python examples/with_langchain/classic_chain.py [FOLDER]
+"""
+
+import sys
+import warnings
+
+from brain import brain
+from langchain_classic.chains import ConversationChain
+from langchain_core._api import LangChainDeprecationWarning
+from langchain_core.prompts import ChatPromptTemplate
+
+from langchain_memlora import MemLoRAConversationMemory
+from memlora_plugins import Memory
+
+warnings.filterwarnings("ignore", category=LangChainDeprecationWarning)  # LangChain's classic chains
+
+PROMPT = ChatPromptTemplate([("system", "You are a friendly assistant."), ("placeholder", "{history}"), ("human", "{input}")])
+
+
+def conversation(memory: Memory, session: str) -> ConversationChain:
+    # before: ConversationChain(llm=…, prompt=PROMPT, memory=ConversationBufferMemory(return_messages=True))
+    kept = MemLoRAConversationMemory(memory=memory, user_id="ana", session_id=session, return_messages=True)
+    return ConversationChain(llm=brain(), prompt=PROMPT, memory=kept)
+
+
+def main(folder: str) -> None:
+    with Memory.open(path=folder) as memory:
+        for session, lines in {
+            "first": ["I live in Porto.", "I'm allergic to peanuts."],
+            "second": ["Where do I live?", "Am I allergic to anything?"],
+        }.items():
+            print("-", session, "conversation")
+            chain = conversation(memory, session)
+            for line in lines:
+                print("Ana:  ", line)
+                print("Chain:", chain.predict(input=line))
+            memory.flush()
+
+
+main(sys.argv[1] if len(sys.argv) > 1 else ".memlora")

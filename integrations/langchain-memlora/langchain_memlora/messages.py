@@ -1,0 +1,158 @@
+"""LangChain's messages as the core's, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    messages_from_dict,
+)
+
+from memlora_plugins import ImagePart, Message, MessageError, TextPart, Turn
+from memlora_plugins.types import Part, Role
+
+_VERBATIM = "langchain"
+"""Key of a turn's metadata: the LangChain message as JSON, without its content where the turn's text is all of it."""
+_MADE_UP = "lc_source"
+"""LangChain's mark on messages that a middleware wrote, such as a summary in the place of what was said."""
+_ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "ai": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+_MADE: dict[Role, type[BaseMessage]] = {"user": HumanMessage, "assistant": AIMessage, "system": SystemMessage}
+
+
+def said(messages: Iterable[BaseMessage]) -> list[Message]:
+    """What the person and the agent said to each other: no system messages, tool traffic, summaries, nor anything
+    blank. A person's message that holds neither text nor a readable image (a recording, say) is kept as what it is,
+    but neither searched nor distilled.
+    """
+    found = [
+        as_message(message)
+        for message in messages
+        if isinstance(message, HumanMessage) or (isinstance(message, AIMessage) and parts_of(message))
+        if _MADE_UP not in message.additional_kwargs
+    ]
+    return [message for message in found if message is not None]
+
+
+def exchange(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    """The end of a conversation from the person's first word that no reply has followed before the last one, on.
+
+    A reply is a message of the agent that calls no tool. What a run left unanswered, as it failed or was interrupted,
+    belongs to the exchange that comes after it.
+    """
+    asked = [index for index, message in enumerate(messages) if isinstance(message, HumanMessage)]
+    if not asked:
+        return []
+    start = asked[-1]
+    while start and not _is_reply(messages[start - 1]):
+        start -= 1
+    return messages[start:]
+
+
+def _is_reply(message: BaseMessage) -> bool:
+    return isinstance(message, AIMessage) and not message.tool_calls and not message.invalid_tool_calls
+
+
+def as_message(message: BaseMessage) -> Message | None:
+    """A message as the core keeps it, with all that LangChain needs to have it back; None if there is nothing in it.
+
+    What is no text to read (tool calls, tool results, recordings) becomes a `tool` message: kept, never found.
+
+    Raises:
+        MessageError: not a message that can be kept, such as `RemoveMessage`.
+    """
+    if not isinstance(message, BaseMessage) or isinstance(message, RemoveMessage):
+        raise MessageError(f"{type(message).__name__} cannot be remembered; pass human, AI, system or tool messages.")
+    parts = parts_of(message)
+    role = _role(message) if parts else "tool"
+    if not parts:
+        label = _label(message)
+        if not label:
+            return None
+        parts = [TextPart(label)]
+    plain = message.content if isinstance(message.content, str) and role != "tool" else None
+    return Message(
+        role,
+        parts if plain is None else plain,
+        id=message.id or str(uuid4()),
+        name=message.name,
+        metadata={_VERBATIM: _verbatim(message, without_content=plain is not None)},
+    )
+
+
+def parts_of(message: BaseMessage) -> list[Part]:
+    """The text and the images of a message, in order."""
+    if not message.content:
+        return []
+    if isinstance(message.content, str):
+        return [TextPart(message.content)] if message.content.strip() else []
+    parts: list[Part] = []
+    for block in message.content_blocks:
+        if block["type"] == "text" and block["text"].strip():
+            parts.append(TextPart(block["text"]))
+        elif block["type"] == "image" and (image := _image(dict(block))):
+            parts.append(image)
+    return parts
+
+
+def _image(block: dict[str, Any]) -> ImagePart | None:
+    url = block.get("url")
+    if not url and block.get("base64"):
+        url = f"data:{block.get('mime_type') or 'image/png'};base64,{block['base64']}"
+    try:
+        return ImagePart(url) if isinstance(url, str) else None
+    except MessageError:  # a file of the sender's, say: it stays in what is kept verbatim
+        return None
+
+
+def _role(message: BaseMessage) -> Role:
+    return _ROLES.get(message.role.lower() if isinstance(message, ChatMessage) else message.type, "tool")
+
+
+def _label(message: BaseMessage) -> str:
+    """A name for what has no words of its own."""
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    blocks = message.content if isinstance(message.content, list) else []
+    kinds = [str(block.get("type")) for block in blocks if isinstance(block, dict) and block.get("type") != "text"]
+    named = [f"call of {call['name']}" for call in calls] or kinds
+    return f"[{', '.join(named)}]" if named else "[tool result]" if message.type in ("tool", "function") else ""
+
+
+def _verbatim(message: BaseMessage, *, without_content: bool) -> str:
+    data = message.model_dump_json(exclude={"content"} if without_content else None, fallback=str)
+    return f'{{"type": {json.dumps(message.type)}, "data": {data}}}'
+
+
+def from_turns(turns: Iterable[Turn]) -> list[BaseMessage]:
+    """The messages that the turns of a conversation were; notes that an agent made are none."""
+    return [message for message in map(_from_turn, turns) if message is not None]
+
+
+def _from_turn(turn: Turn) -> BaseMessage | None:
+    if _VERBATIM in turn.metadata:
+        kept = json.loads(turn.metadata[_VERBATIM])
+        kept["data"].setdefault("content", turn.text)
+        kept["data"]["id"] = turn.message_id
+        return messages_from_dict([kept])[0]
+    if turn.role not in _MADE:
+        return None
+    content: str | list[str | dict[str, Any]] = turn.text
+    if turn.images:
+        text = [{"type": "text", "text": turn.text}] if turn.text else []
+        content = [*text, *({"type": "image", "url": image.url} for image in turn.images)]
+    return _MADE[turn.role](content=content, id=turn.message_id, name=turn.name)

@@ -1,0 +1,101 @@
+"""How the classes of this package do their work: as flows (see `memlora_plugins.flows`), written once for both worlds.
+
+A flow yields `through(memory, …)`, a call to whichever door its driver uses, and `traced(…)`, a part of it that is a
+run of its own in a trace.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
+from langchain_core.messages import AIMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables.config import (
+    ensure_config,
+    get_async_callback_manager_for_config,
+    get_callback_manager_for_config,
+)
+
+from memlora_plugins import Memory, Usage
+from memlora_plugins.flows.effects import CALLS_ONLY, Call, Flow, adrive, drive
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+WARNING = "memlora_warning"
+"""Name of the custom event that tells what memory could not do while the agent went on."""
+_UNSTREAMED = "nostream"
+"""LangGraph's tag for model runs whose messages are not for the reader of a stream."""
+
+
+def run(flow: Flow[T]) -> T:
+    """A flow's result, in ordinary code."""
+    return drive(flow, CALLS_ONLY)
+
+
+async def arun(flow: Flow[T]) -> T:
+    """A flow's result, on an event loop."""
+    return await adrive(flow, CALLS_ONLY)
+
+
+def through(memory: Memory, action: Callable[[Any], Any]) -> Call[Any]:
+    """What `action` does with a door of the memory: with `memory` or, on an event loop, with `memory.aio`."""
+    return Call(lambda: action(memory), lambda: action(memory.aio))
+
+
+def traced(name: str, given: dict[str, Any], flow: Callable[[], Flow[dict[str, Any]]]) -> Flow[dict[str, Any]]:
+    """A flow as a run of its own under the current one, called `name`; its input is `given`, its result the output."""
+
+    def sync(_: dict[str, Any]) -> dict[str, Any]:
+        return run(flow())
+
+    async def asynchronous(_: dict[str, Any]) -> dict[str, Any]:
+        return await arun(flow())
+
+    step = RunnableLambda(sync, asynchronous, name=name)
+    return (yield from Call(lambda: step.invoke(given), lambda: step.ainvoke(given)))
+
+
+def report_usage(model: str, usage: Usage) -> Flow[UsageMetadata]:
+    """Tells whoever counts tokens what the experts took: as a run of a chat model, without what was asked or said."""
+    counted = UsageMetadata(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+    )
+    message = AIMessage(content="", usage_metadata=counted, response_metadata={"model_name": model}, id=str(uuid4()))
+    result = LLMResult(generations=[[ChatGeneration(message=message)]])
+
+    def sync() -> None:
+        manager = get_callback_manager_for_config(ensure_config())
+        manager.add_tags([_UNSTREAMED], inherit=False)
+        for one in manager.on_chat_model_start({"name": model}, [[]], name="memlora_experts"):
+            one.on_llm_end(result)
+
+    async def asynchronous() -> None:
+        manager = get_async_callback_manager_for_config(ensure_config())
+        manager.add_tags([_UNSTREAMED], inherit=False)
+        for one in await manager.on_chat_model_start({"name": model}, [[]], name="memlora_experts"):
+            await one.on_llm_end(result)
+
+    if usage.calls:
+        yield from Call(sync, asynchronous)
+    return counted
+
+
+def warn(stage: str, error: Exception, writer: Callable[[Any], None], **more: Any) -> Flow[None]:
+    """Says that memory fell short while the agent goes on: to the log, as the custom event `memlora_warning` (to
+    callbacks and `astream_events`) and in LangGraph's stream mode `custom`.
+    """
+    told = {"stage": stage, "error": type(error).__name__, "message": str(error), **more}
+    log.warning("memory fell short: %s (%s)", stage, type(error).__name__)
+    writer({"type": WARNING, **told})
+    if get_callback_manager_for_config(ensure_config()).parent_run_id is not None:
+        yield from Call(lambda: dispatch_custom_event(WARNING, told), lambda: adispatch_custom_event(WARNING, told))
