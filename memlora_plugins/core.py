@@ -100,7 +100,8 @@ class Core:
 
     def keep(self, messages: Sequence[Message], scope: Scope) -> Flow[AddResult]:
         kept = yield from remember.keep(self.store, scope, messages, self._rules)
-        return AddResult(kept.turns, pending=tuple(turn for turn in kept.turns if turn.pending), errors=kept.errors)
+        pending = tuple(turn for turn in kept.turns if turn.pending)
+        return AddResult(kept.turns, pending=pending, errors=kept.errors + self._worker.failures(scope))
 
     def note(self, text: str, scope: Scope, wait: bool) -> Flow[AddResult]:
         noted = [Message("tool", text)]
@@ -109,7 +110,8 @@ class Core:
 
     def _distilled(self, kept: remember.Kept, scope: Scope, wait: bool) -> Flow[AddResult]:
         """What was kept, distilled or handed to the worker."""
-        result = AddResult(turns=kept.turns, errors=kept.errors)
+        errors = kept.errors + self._worker.failures(scope)
+        result = AddResult(turns=kept.turns, errors=errors)
         pending = tuple(turn for turn in kept.turns if turn.pending)
         if not pending:
             return result
@@ -126,7 +128,7 @@ class Core:
         done = yield from remember.distil(self.store, scope, ids, self._rules, self._claims)
         left = {turn.id for turn in done.pending}
         turns = tuple(replace(turn, pending=turn.id in left) for turn in kept.turns)
-        return replace(done, turns=turns, errors=kept.errors + done.errors)
+        return replace(done, turns=turns, errors=errors + done.errors)
 
     def search(self, text: str, scope: Scope, limit: int, kinds: Sequence[Kind]) -> Flow[list[Hit]]:
         return recall.search(self.store, scope, text, limit=_whole("limit", limit, least=1), kinds=kinds)

@@ -91,7 +91,8 @@ class Memory:
         The turns are written durably first; then facts are distilled from what the person said: in this call, or in
         the background with `wait=False`, or never with `distil=False`. A message that was added before changes
         nothing. A model that fails or replies nonsense leaves turns `pending` (searchable all the same) and says why
-        in `errors`; `flush` or the next `open` tries again.
+        in `errors`; `flush` or the next `open` tries again. What failed in the background is in the `errors` of the
+        person's next `add` or `keep`.
 
         Raises:
             MessageError: something that is not a `Message`.

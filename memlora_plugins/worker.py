@@ -37,6 +37,7 @@ class Worker:
         self._busy: set[Scope] = set()
         self._threads: set[threading.Thread] = set()
         self._waiting: list[_Waiting] = []
+        self._untold: dict[Scope, tuple[Failure, ...]] = {}
         self._closed = False
 
     def submit(self, scope: Scope, ids: Iterable[str]) -> None:
@@ -59,6 +60,11 @@ class Worker:
                 thread = threading.Thread(target=self._work, name="memlora-distil", daemon=True)
                 thread.start()
                 self._threads.add(thread)
+
+    def failures(self, scope: Scope) -> tuple[Failure, ...]:
+        """What fell short in the last work for a person, if nobody was told yet."""
+        with self._lock:
+            return self._untold.pop(scope.without_session(), ())
 
     def done(self) -> Future[AddResult]:
         """A future of everything done from now until what is queued or under way now is finished.
@@ -97,6 +103,8 @@ class Worker:
                 known = error if isinstance(error, MemloraError) else MemloraError(f"{type(error).__name__}: {error}")
                 result = AddResult(errors=(Failure("distil", known, tuple(ids)),))
             for failure in result.errors:
+                if isinstance(failure.error, ClosedError):  # closed meanwhile: what is left is resumed by the next open
+                    continue
                 log.warning("distilling fell short: %s (%s)", failure.stage, type(failure.error).__name__)
             self._done(scope, result)
 
@@ -121,6 +129,9 @@ class Worker:
     def _done(self, scope: Scope, result: AddResult) -> None:
         with self._lock:
             self._busy.discard(scope)
+            self._untold.pop(scope, None)
+            if result.errors:
+                self._untold[scope] = result.errors
             for one in self._waiting:
                 one.results.append(result)
                 one.jobs -= Counter([scope])

@@ -801,6 +801,21 @@ def test_an_unexpected_failure_in_the_background_is_reported_by_flush(tmp_path: 
         assert memory.count(scope=ANA)["pending"] == 1
 
 
+def test_a_failure_in_the_background_is_told_with_the_next_add_once(tmp_path: Path) -> None:
+    backend = FakeBackend(extraction=lambda r: BackendUnavailableError("down"), update=keep_all)
+    with make(tmp_path / "m", backend) as memory:
+        result = memory.add([said("«Lives in Lisbon»")], scope=Scope("ana", session_id="one"), wait=False)
+        assert result.errors == ()
+        memory.flush()
+        assert memory.keep([said("hello")], scope=BOB).errors == ()
+        [failure] = memory.keep([said("hello")], scope=Scope("ana", session_id="two")).errors
+        assert (failure.stage, failure.turn_ids) == ("extraction", (result.turns[0].id,))
+        backend.experts["extraction"] = facts_of
+        assert memory.add([said("hello again")], scope=ANA).errors == ()
+        memory.flush()
+        assert memory.keep([said("bye")], scope=ANA).errors == ()
+
+
 async def test_a_flush_that_is_given_up_harms_nobody(tmp_path: Path) -> None:
     go = threading.Event()
 
@@ -901,6 +916,15 @@ def test_a_small_memory_is_given_whole_in_order_and_a_large_one_within_the_budge
     context = memory.context("topic 77", scope=ANA, token_budget=200)
     assert "topic 77" in context
     assert len(context.split()) < 200
+
+
+def test_what_is_said_in_one_go_is_shown_in_its_order(memory: Memory) -> None:
+    lines = [f"line {number}" for number in range(12)]
+    memory.add([Message("user" if n % 2 else "assistant", line) for n, line in enumerate(lines)], scope=ANA)
+    for budget in (800, 100):  # all of it, and what was found
+        shown = re.findall(r"line \d+", memory.context("which line?", scope=ANA, token_budget=budget))
+        assert shown == [line for line in lines if line in shown]
+        assert shown
 
 
 def test_answer_and_stream_tell_the_same(memory: Memory) -> None:

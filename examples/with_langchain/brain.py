@@ -57,7 +57,8 @@ def from_memory(messages: list[BaseMessage]) -> str:
     if "?" not in asked:
         return "I see."
     shown = "\n".join(str(message.text) for message in messages[:-1] if isinstance(message, SystemMessage))
-    lines = re.findall(r"^\[\w+ [\d-]+\] (.*)$", shown, flags=re.M)
+    found = re.findall(r"^\[\w+ [\d-]+\] (.*)$", shown, flags=re.M)
+    lines = [line for line in found if "?" not in line and not line.startswith("assistant ")]
     wanted = _words(asked)
     best = max(reversed(lines), key=lambda line: len(_words(line) & wanted), default="")
     return f"You told me: {best}" if _words(best) & wanted else "You have not told me."

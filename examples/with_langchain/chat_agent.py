@@ -1,4 +1,4 @@
-"""A chat that knows in Friday's conversation what it was told in Monday's.
+"""A chat that knows on Friday, in another conversation, what it was told on Monday.
 
 Run: python examples/with_langchain/chat_agent.py [FOLDER]
 """
@@ -7,6 +7,7 @@ import sys
 
 from brain import brain
 from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
@@ -27,15 +28,16 @@ def main(folder: str) -> None:
             config: RunnableConfig = {"configurable": {"user_id": "ana", "thread_id": day}}
             print("Ana:  ", line)
             print("Agent: ", end="")
-            said = {"messages": [{"role": "user", "content": line}]}
-            for chunk, _ in agent.stream(said, config, stream_mode="messages"):
-                print(chunk.text, end="", flush=True)
+            said = HumanMessage(line)
+            for part in agent.stream({"messages": [said]}, config, stream_mode="messages", version="v2"):
+                if part["type"] == "messages":
+                    print(part["data"][0].text, end="", flush=True)
             print()
 
         print("- Monday")
         say("monday", "I live in Porto.")
         say("monday", "My dog is called Biscuit.")
-        memory.flush()  # facts are distilled in the background, which must be done before the next question
+        memory.flush()  # facts are distilled in the background: here, before the next conversation
 
         print("- Friday")
         say("friday", "Where do I live?")

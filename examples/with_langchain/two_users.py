@@ -32,7 +32,7 @@ async def main(memory: Memory) -> None:
     async def ask(user: str, thread: str, line: str) -> str:
         config: RunnableConfig = {"configurable": {"thread_id": f"{user}-{thread}"}}
         state = await agent.ainvoke({"messages": [HumanMessage(line)]}, config, context=Person(user))
-        return f"{user}: {line} - {state['messages'][-1].text}"
+        return f"{user}: {line} -> {state['messages'][-1].text}"
 
     print(*await asyncio.gather(*(ask(user, "monday", line) for user, line in SAID.items())), sep="\n")
     await memory.aio.flush()

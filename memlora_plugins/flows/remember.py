@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import (
@@ -121,7 +121,7 @@ def _as_turns(scope: Scope, messages: Sequence[Message], now: datetime, distil: 
     for index, message in enumerate(messages):
         if not isinstance(message, Message):
             raise MessageError(f"add() takes Message objects, got {type(message).__name__} at position {index}.")
-        created = message.created_at or now
+        created = message.created_at or now + timedelta(microseconds=index)
         id = turn_id(scope, message.id)
         turns.setdefault(
             id,
@@ -133,7 +133,7 @@ def _as_turns(scope: Scope, messages: Sequence[Message], now: datetime, distil: 
                 text=message.text,
                 created_at=created,
                 recorded_at=now,
-                position=int(as_utc(created).timestamp() * 1_000_000) + index,
+                position=round(as_utc(created).timestamp() * 1_000_000) + (index if message.created_at else 0),
                 pending=message.role in distil and bool(message.text.strip()),
                 name=message.name,
                 images=message.images,

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import qdrant_edge as q
 
 from ..errors import ClosedError, ForkedError, StoreError
-from ..flows.effects import CALLS_ONLY, Effect, Flow, drive
+from ..flows.effects import CALLS_ONLY, Call, Effect, Flow, drive
 from .engine import (
     DENSE,
     KEYWORDS,
@@ -41,6 +41,7 @@ from .engine import (
 )
 from .folder import Folder, unavailable
 from .points import PointStore
+from .turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -234,9 +235,10 @@ class _EdgeEngine:
         self._pid = os.getpid()
         self._shard: _Shard | None = None
         self._closed = False
+        self._turnstile = Turnstile()
 
     def guard(self, flow: Flow[T]) -> Flow[T]:
-        return (yield from direct(lambda: self._run(flow)))
+        return (yield from Call(lambda: self._run(flow), lambda: self._turnstile.act(lambda: self._run(flow))))
 
     def _run(self, flow: Flow[T]) -> T:
         self._check_process()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from filled_memory import RandomEmbedder, fill, sentence
 from timed import TIMED
 
 from memlora_plugins import EdgeFactStore, Memory, Message, Scope
@@ -20,49 +19,13 @@ from memlora_plugins.serving.unconfigured import UnconfiguredBackend
 pytestmark = [*TIMED, pytest.mark.timeout(1200)]
 
 USERS, TURNS_EACH = 100, 1000
-WORDS = [
-    first + second for first in ("ba", "co", "du", "fe", "gi", "ho", "ju") for second in ("lan", "mer", "nit", "pod")
-]
-STARTED = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class RandomEmbedder:
-    """Unit vectors at no cost: what is measured is everything but the embedding."""
-
-    name, dimension = "random", 384
-
-    def __init__(self) -> None:
-        rows = np.random.default_rng(7).standard_normal((4096, self.dimension)).astype(np.float32)
-        self._rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        self._next = 0
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        self._next += len(texts)
-        return self._rows[np.arange(self._next - len(texts), self._next) % len(self._rows)]
-
-    async def aembed(self, texts: Sequence[str]) -> Any:
-        return self.embed(texts)
-
-    def close(self) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-
-def sentence(dice: random.Random) -> str:
-    return " ".join(dice.choices(WORDS, k=dice.randint(5, 25))) + "."
 
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
-    dice = random.Random(7)
     folder: Path = tmp_path_factory.mktemp("100k")
     with Memory(backend=UnconfiguredBackend(), store=EdgeFactStore(folder), embedder=RandomEmbedder()) as memory:
-        for user in range(USERS):
-            said = [
-                Message("user", sentence(dice), created_at=STARTED + timedelta(minutes=n)) for n in range(TURNS_EACH)
-            ]
-            memory.add(said, scope=Scope(f"user-{user}", session_id="one"), distil=False)
-        memory.flush()
+        fill(memory, users=USERS, turns_each=TURNS_EACH)
         yield memory
 
 

@@ -18,13 +18,6 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- test: ([\w ]+) -->\n)?```python\n(.*?)```", README, flags=re.S)
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("MEMLORA_") and "TEST" not in name]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-
 def block(needs: str) -> str:
     [code] = [code for what, code in BLOCKS if what == needs]
     return str(code)

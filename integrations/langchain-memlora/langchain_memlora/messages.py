@@ -20,14 +20,13 @@ from langchain_core.messages import (
 from memlora_plugins import ImagePart, Message, MessageError, TextPart, Turn
 from memlora_plugins.types import Part, Role
 
-_VERBATIM = "langchain"
+VERBATIM = "langchain"
 """Key of a turn's metadata: the LangChain message as JSON, without its content where the turn's text is all of it."""
 _MADE_UP = "lc_source"
 """LangChain's mark on messages that a middleware wrote, such as a summary in the place of what was said."""
 _ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
-    "ai": "assistant",
     "assistant": "assistant",
     "system": "system",
     "developer": "system",
@@ -91,7 +90,7 @@ def as_message(message: BaseMessage) -> Message | None:
         parts if plain is None else plain,
         id=message.id or str(uuid4()),
         name=message.name,
-        metadata={_VERBATIM: _verbatim(message, without_content=plain is not None)},
+        metadata={VERBATIM: _verbatim(message, without_content=plain is not None)},
     )
 
 
@@ -121,6 +120,8 @@ def _image(block: dict[str, Any]) -> ImagePart | None:
 
 
 def _role(message: BaseMessage) -> Role:
+    if isinstance(message, AIMessage):  # whose chunks have a type of their own
+        return "assistant"
     return _ROLES.get(message.role.lower() if isinstance(message, ChatMessage) else message.type, "tool")
 
 
@@ -144,8 +145,8 @@ def from_turns(turns: Iterable[Turn]) -> list[BaseMessage]:
 
 
 def _from_turn(turn: Turn) -> BaseMessage | None:
-    if _VERBATIM in turn.metadata:
-        kept = json.loads(turn.metadata[_VERBATIM])
+    if VERBATIM in turn.metadata:
+        kept = json.loads(turn.metadata[VERBATIM])
         kept["data"].setdefault("content", turn.text)
         kept["data"]["id"] = turn.message_id
         return messages_from_dict([kept])[0]

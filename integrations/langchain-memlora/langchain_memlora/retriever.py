@@ -15,6 +15,7 @@ from pydantic import Field
 from memlora_plugins import Hit, Memory, Scope
 from memlora_plugins.types import Kind
 
+from .messages import VERBATIM
 from .scoping import Owner
 
 
@@ -86,7 +87,7 @@ def as_documents(hits: Iterable[Hit]) -> list[Document]:
                 "role": hit.role,
                 "name": hit.name,
                 "session_id": hit.session_id,
-                "metadata": dict(hit.metadata),
+                "metadata": {key: value for key, value in hit.metadata.items() if key != VERBATIM},
             },
         )
         for hit in hits

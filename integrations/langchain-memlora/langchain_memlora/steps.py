@@ -51,7 +51,11 @@ def through(memory: Memory, action: Callable[[Any], Any]) -> Call[Any]:
 
 
 def traced(name: str, given: dict[str, Any], flow: Callable[[], Flow[dict[str, Any]]]) -> Flow[dict[str, Any]]:
-    """A flow as a run of its own under the current one, called `name`; its input is `given`, its result the output."""
+    """A flow as a run of its own under the current one, called `name`; its input is `given`, its result the output.
+    Where nobody listens it is just the flow.
+    """
+    if not get_callback_manager_for_config(ensure_config()).handlers:
+        return (yield from flow())
 
     def sync(_: dict[str, Any]) -> dict[str, Any]:
         return run(flow())

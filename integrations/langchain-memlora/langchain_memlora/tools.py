@@ -148,7 +148,7 @@ class ForgetMemoryTool(_MemoryTool):
         gone: dict[str, str] = {}
         for id in memory_ids:
             forgotten: list[Fact | Turn] = yield from self._through(partial(_forget, id=id, scope=scope))
-            gone.update((item.id, item.text) for item in forgotten)
+            gone.update((item.id, item.text) for item in forgotten if isinstance(item, Fact) or item.role != "tool")
         return f"Forgotten: {len(gone)} memories.", list(gone)
 
 

@@ -1,0 +1,116 @@
+"""What a memory costs an agent of LangChain: time per turn, and how long it holds the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brain import ScriptedChatModel
+from filled_memory import RandomEmbedder, fill, sentence
+from langchain.agents import create_agent
+from scripted import FakeBackend, decides, says
+from timed import TIMED
+
+from langchain_memlora import MemLoRAMiddleware
+from memlora_plugins import EdgeFactStore, Memory, SentenceTransformerEmbedder
+
+pytestmark = [*TIMED, pytest.mark.timeout(900)]
+
+USERS, TURNS_EACH = 10, 1000
+ROUNDS = 100
+AGENTS = 50
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
+    with _memory(tmp_path_factory.mktemp("10k"), RandomEmbedder()) as memory:
+        fill(memory, users=USERS, turns_each=TURNS_EACH)
+        yield memory
+
+
+def _memory(folder: Path, embedder: Any) -> Memory:
+    experts = {"extraction": lambda request: says(), "update": lambda request: decides()}
+    return Memory(backend=FakeBackend(0.05, **experts), store=EdgeFactStore(folder), embedder=embedder)
+
+
+def _agent(*middleware: Any) -> Any:
+    return create_agent(ScriptedChatModel(script=lambda messages: "I see."), middleware=middleware)
+
+
+def _turn(number: int, dice: random.Random) -> tuple[Any, Any]:
+    config = {"configurable": {"user_id": f"user-{number % USERS}", "thread_id": f"thread-{number}"}}
+    return {"messages": [("user", sentence(dice))]}, config
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory, way: str) -> None:
+    dice, numbers = random.Random(8), itertools.count()
+    agents = {"with": _agent(MemLoRAMiddleware(memory=memory)), "without": _agent()}
+    seconds: dict[str, list[float]] = {"with": [], "without": []}
+
+    async def turn(agent: Any) -> float:
+        given, config = _turn(next(numbers), dice)
+        start = time.perf_counter()
+        if way == "invoke":
+            agent.invoke(given, config)
+        else:
+            await agent.ainvoke(given, config)
+        return time.perf_counter() - start
+
+    async def turns() -> None:
+        for _ in range(ROUNDS):
+            for kind, agent in agents.items():
+                seconds[kind].append(await turn(agent))
+
+    benchmark.pedantic(lambda: asyncio.run(turns()), rounds=1)
+    memory.flush()
+    with_memory, without = (statistics.median(seconds[kind][10:]) * 1000 for kind in ("with", "without"))
+    overhead = with_memory - without
+    benchmark.extra_info |= {"overhead_ms_p50": round(overhead, 2), "without_ms_p50": round(without, 2)}
+    assert overhead <= 10
+
+
+@pytest.mark.parametrize("embedder", [RandomEmbedder, SentenceTransformerEmbedder])
+def test_fifty_agents_on_one_event_loop(benchmark: Any, tmp_path: Path, embedder: Any) -> None:
+    dice, numbers = random.Random(9), itertools.count()
+
+    async def stall(agent: Any) -> float:
+        """The longest time, in ms, for which the loop did nothing else while 50 agents answered."""
+        longest, done = 0.0, False
+
+        async def tick() -> None:
+            nonlocal longest
+            before = time.perf_counter()
+            while not done:
+                await asyncio.sleep(0)
+                now = time.perf_counter()
+                longest, before = max(longest, now - before), now
+
+        ticking = asyncio.create_task(tick())
+        await asyncio.gather(*(agent.ainvoke(*_turn(next(numbers), dice)) for _ in range(AGENTS)))
+        done = True
+        await ticking
+        return longest * 1000
+
+    with _memory(tmp_path, embedder()) as memory:
+        fill(memory, users=USERS, turns_each=20)
+        agents = {"with": _agent(MemLoRAMiddleware(memory=memory)), "without": _agent()}
+        stalls: dict[str, list[float]] = {"with": [], "without": []}
+
+        async def runs() -> None:
+            for _ in range(6):
+                for kind, agent in agents.items():
+                    stalls[kind].append(await stall(agent))
+                await memory.aio.flush()
+
+        benchmark.pedantic(lambda: asyncio.run(runs()), rounds=1)
+    with_memory, without = (statistics.median(stalls[kind][1:]) for kind in ("with", "without"))
+    benchmark.extra_info |= {"stall_ms": round(with_memory, 1), "without_ms": round(without, 1)}
+    assert with_memory - without <= 25
