@@ -14,7 +14,7 @@ ARGS ?=
 
 LANGCHAIN := integrations/langchain-memlora
 # The lowest versions that its pyproject.toml allows; the newest are what pip chooses.
-LANGCHAIN_OLDEST := langchain-core==1.6.0 langchain==1.4.0 langgraph==1.2.0
+LANGCHAIN_OLDEST := langchain-core==1.6.0 langchain==1.4.0 langgraph==1.2.11
 
 VENV := .venv
 VLLM_VENV := .venv-vllm
@@ -86,7 +86,7 @@ $(VENV)-langchain-%/.passed: $(SOURCES)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) install --upgrade "pip>=25.1"
 	$(@D)/bin/python $(PIP) install . "./$(LANGCHAIN)[classic]" $(FRAMEWORK) --group $(LANGCHAIN)/pyproject.toml:test
-	$(@D)/bin/python $(PIP) list | grep -E '^lang(chain|graph)'
+	$(@D)/bin/pip list 2>/dev/null | grep -E '^lang(chain|graph)'
 	$(@D)/bin/pytest -q $(LANGCHAIN)/tests
 	touch $@
 

@@ -46,7 +46,7 @@ def _of_context(name: str) -> Any:
     """A field of the context that the current LangGraph run was started with."""
     try:
         runtime: Any = get_runtime()
-    except RuntimeError:  # called outside of any runnable
+    except (RuntimeError, KeyError):  # called outside of any runnable, or of a graph
         return None
     context = getattr(runtime, "context", None)
     return context.get(name) if isinstance(context, Mapping) else getattr(context, name, None)

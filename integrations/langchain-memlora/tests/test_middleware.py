@@ -451,6 +451,17 @@ class TestOutOfReach:
         assert warning["pending"] == [turn.id]
         assert "secret" not in caplog.text
 
+    def test_in_the_background_is_told_in_the_next_run(self, memory: Memory, backend: FakeBackend, run: Run) -> None:
+        backend.experts["extraction"] = lambda request: BackendUnavailableError("The model server does not answer.")
+        first, second = Events(), Events()
+        agent = agent_of(ScriptedChatModel(script=lambda messages: "Nice."), memory, wait=False)
+        run(agent, "«Lives in Porto»", callbacks=[first])
+        [turn] = memory.turns(scope=ANA, pending=True)
+        memory.flush()
+        run(agent, "Hello", thread="u", callbacks=[second])
+        assert first.warnings == []
+        assert [(w["error"], w["pending"]) for w in second.warnings] == [("BackendUnavailableError", [turn.id])]
+
     def test_a_store_lets_the_agent_answer_and_gets_the_words_later(
         self, memory: Memory, store: FlakyStore, run: Run
     ) -> None:
