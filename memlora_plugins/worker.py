@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _LINGER = 1.0
 """Seconds: to start a thread takes longer than to keep what is added."""
+_HEADWAY = 0.02
+"""Seconds that a thread without work lets whoever brings some get on with their reply."""
 
 
 class Worker:
@@ -77,6 +79,7 @@ class Worker:
             jobs = Counter([*self._queue, *self._busy])
             if jobs:
                 self._waiting.append(_Waiting(future, jobs))
+                self._work_there.notify_all()
                 return future
         future.set_result(AddResult())
         return future
@@ -95,7 +98,9 @@ class Worker:
             thread.join(grace / len(threads))
 
     def _work(self) -> None:
-        while (job := self._take()) is not None:
+        rested = True
+        while (job := self._take(rested)) is not None:
+            rested = False
             scope, ids = job
             try:
                 result = self._distil(scope, ids)
@@ -108,15 +113,17 @@ class Worker:
                 log.warning("distilling fell short: %s (%s)", failure.stage, type(failure.error).__name__)
             self._done(scope, result)
 
-    def _take(self) -> tuple[Scope, list[str]] | None:
+    def _take(self, rested: bool) -> tuple[Scope, list[str]] | None:
         """The next job; None after `_LINGER` seconds without one."""
         with self._lock:
-            scope = self._next()
-            if scope is None and not self._closed:
+            if self._next() is None and not self._closed:
                 self._idle += 1
                 self._work_there.wait_for(lambda: self._closed or self._next() is not None, _LINGER)
                 self._idle -= 1
-                scope = self._next()
+                rested = True
+            if rested and self._next() is not None:
+                self._work_there.wait_for(lambda: self._closed or bool(self._waiting), _HEADWAY)
+            scope = self._next()
             if scope is None:
                 self._threads.discard(threading.current_thread())
                 return None

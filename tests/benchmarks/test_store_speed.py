@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filled_memory import RandomEmbedder, fill, sentence
+from filled_memory import RandomEmbedder, fill, sentence, sentences
 from timed import TIMED
 
 from memlora_plugins import EdgeFactStore, Memory, Message, Scope
@@ -25,7 +25,7 @@ USERS, TURNS_EACH = 100, 1000
 def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
     folder: Path = tmp_path_factory.mktemp("100k")
     with Memory(backend=UnconfiguredBackend(), store=EdgeFactStore(folder), embedder=RandomEmbedder()) as memory:
-        fill(memory, users=USERS, turns_each=TURNS_EACH)
+        fill(memory, sentences(7), users=USERS, turns_each=TURNS_EACH)
         yield memory
 
 
