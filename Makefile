@@ -79,13 +79,15 @@ $(VENV)/.installed: pyproject.toml $(LANGCHAIN)/pyproject.toml
 		--group dev --group $(LANGCHAIN)/pyproject.toml:test
 	touch $@
 
-# A clean environment with the integration and the core alone: no extras, no model in process.
-$(VENV)-langchain-oldest/.passed: FRAMEWORK := $(LANGCHAIN_OLDEST)
+# A clean environment with the integration and the core alone, without a model in process. The newest do without the
+# extra for classic chains as well; .venv has that.
+$(VENV)-langchain-newest/.passed: FRAMEWORK := ./$(LANGCHAIN)
+$(VENV)-langchain-oldest/.passed: FRAMEWORK := "./$(LANGCHAIN)[classic]" $(LANGCHAIN_OLDEST)
 $(VENV)-langchain-%/.passed: $(SOURCES)
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) install --upgrade "pip>=25.1"
-	$(@D)/bin/python $(PIP) install . "./$(LANGCHAIN)[classic]" $(FRAMEWORK) --group $(LANGCHAIN)/pyproject.toml:test
+	$(@D)/bin/python $(PIP) install . $(FRAMEWORK) --group $(LANGCHAIN)/pyproject.toml:test
 	$(@D)/bin/pip list 2>/dev/null | grep -E '^lang(chain|graph)'
 	$(@D)/bin/pytest -q $(LANGCHAIN)/tests
 	touch $@

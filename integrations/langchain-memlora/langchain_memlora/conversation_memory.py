@@ -122,7 +122,7 @@ class MemLoRAConversationMemory(BaseMemory):
     def _load(self, inputs: Mapping[str, Any]) -> Flow[dict[str, Any]]:
         budget = self.memory.settings.token_budget if self.token_budget is None else self.token_budget
         latest: list[Turn] = yield from through(
-            self.memory, lambda door: door.turns(scope=self.scope, limit=budget, newest_first=True)
+            self.memory, lambda door: door.turns(scope=self.scope, limit=budget // 4, newest_first=True)
         )
         spoken = [turn for turn in latest if turn.spoken and turn.text.strip()]
         costs = [tokens(f"{self.human_prefix}: {turn.text}") for turn in spoken]
