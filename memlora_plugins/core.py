@@ -96,7 +96,7 @@ class Core:
         kept = yield from remember.keep(self.store, scope, messages, self._rules, distil=roles)
         if not distil:
             return AddResult(turns=kept.turns, errors=kept.errors)
-        return (yield from self._distilled(kept, scope, wait))
+        return (yield from self._distilled(kept, scope, wait, self._worker.failures(scope)))
 
     def keep(self, messages: Sequence[Message], scope: Scope) -> Flow[AddResult]:
         kept = yield from remember.keep(self.store, scope, messages, self._rules)
@@ -108,9 +108,11 @@ class Core:
         kept = yield from remember.keep(self.store, scope.without_session(), noted, self._rules, distil=remember.NOTED)
         return (yield from self._distilled(kept, scope, wait))
 
-    def _distilled(self, kept: remember.Kept, scope: Scope, wait: bool) -> Flow[AddResult]:
-        """What was kept, distilled or handed to the worker."""
-        errors = kept.errors + self._worker.failures(scope)
+    def _distilled(
+        self, kept: remember.Kept, scope: Scope, wait: bool, failures: tuple[Failure, ...] = ()
+    ) -> Flow[AddResult]:
+        """What was kept, distilled or handed to the worker. `failures`: what there is to tell from before."""
+        errors = kept.errors + failures
         result = AddResult(turns=kept.turns, errors=errors)
         pending = tuple(turn for turn in kept.turns if turn.pending)
         if not pending:

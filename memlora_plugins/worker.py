@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _LINGER = 1.0
 """Seconds: to start a thread takes longer than to keep what is added."""
+_MOST_UNTOLD = 20  # failures of a person
 _HEADWAY = 0.02
 """Seconds that a thread without work lets whoever brings some get on with their reply."""
 
@@ -57,14 +58,14 @@ class Worker:
                 del self._queue[person]
                 return
             if self._idle:
-                self._work_there.notify()
+                self._work_there.notify_all()  # one may be giving headway and not be free
             if len(self._threads) < self._most and len(self._queue.keys() - self._busy) > self._idle:
                 thread = threading.Thread(target=self._work, name="memlora-distil", daemon=True)
                 thread.start()
                 self._threads.add(thread)
 
     def failures(self, scope: Scope) -> tuple[Failure, ...]:
-        """What fell short in the last work for a person, if nobody was told yet."""
+        """What fell short in the work for a person and nobody was told yet."""
         with self._lock:
             return self._untold.pop(scope.without_session(), ())
 
@@ -111,7 +112,7 @@ class Worker:
                 if isinstance(failure.error, ClosedError):  # closed meanwhile: what is left is resumed by the next open
                     continue
                 log.warning("distilling fell short: %s (%s)", failure.stage, type(failure.error).__name__)
-            self._done(scope, result)
+            self._done(scope, ids, result)
 
     def _take(self, rested: bool) -> tuple[Scope, list[str]] | None:
         """The next job; None after `_LINGER` seconds without one."""
@@ -122,7 +123,9 @@ class Worker:
                 self._idle -= 1
                 rested = True
             if rested and self._next() is not None:
+                self._idle += 1
                 self._work_there.wait_for(lambda: self._closed or bool(self._waiting), _HEADWAY)
+                self._idle -= 1
             scope = self._next()
             if scope is None:
                 self._threads.discard(threading.current_thread())
@@ -133,12 +136,14 @@ class Worker:
     def _next(self) -> Scope | None:
         return next((scope for scope in self._queue if scope not in self._busy), None)
 
-    def _done(self, scope: Scope, result: AddResult) -> None:
+    def _done(self, scope: Scope, ids: list[str], result: AddResult) -> None:
         with self._lock:
             self._busy.discard(scope)
-            self._untold.pop(scope, None)
-            if result.errors:
-                self._untold[scope] = result.errors
+            tried = set(ids)
+            before = (failure for failure in self._untold.pop(scope, ()) if not tried.issuperset(failure.turn_ids))
+            untold = (*before, *result.errors)[-_MOST_UNTOLD:]
+            if untold:
+                self._untold[scope] = untold
             for one in self._waiting:
                 one.results.append(result)
                 one.jobs -= Counter([scope])

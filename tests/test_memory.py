@@ -1036,6 +1036,16 @@ def test_forgetting_what_waits_to_be_distilled_ends_the_wait(memory: Memory) -> 
     assert memory.search("secret", scope=ANA) == []
 
 
+def test_forgetting_an_old_version_takes_what_was_merged_with_it_along(memory: Memory) -> None:
+    facts = [
+        memory.add([said(f"{n} «{text}»")], scope=ANA).events[0].fact for n, text in ((1, "Likes tea"), (2, "Tea"))
+    ]
+    for fact in facts:
+        memory.edit(fact.id, "Likes green tea", scope=ANA)
+    memory.forget(facts[0].id, scope=ANA)
+    assert memory.search("tea", scope=ANA) == []
+
+
 def test_forgetting_what_is_not_there_says_so(memory: Memory) -> None:
     turn = memory.add([Message("user", "hello")], scope=BOB).turns[0]
     with pytest.raises(NotFoundError):

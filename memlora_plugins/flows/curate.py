@@ -105,7 +105,10 @@ def forget(store: FactStore, scope: Scope, id: str, rules: Rules) -> Flow[list[F
     found = yield from get(store, scope, id)
     if isinstance(found, Turn):
         return list((yield from store.forget(scope, [id])))
-    versions = yield from history(store, scope, id)
+    line = yield from history(store, scope, id)
+    known = {fact.id for fact in line}
+    newest = next((fact for fact in line if fact.superseded_by not in known), found)
+    versions = yield from history(store, scope, newest.id)  # with all that was merged into it
     turns = yield from store.forget(scope, [fact.id for fact in versions])  # first: what is broken off is done again
     retired: list[Fact | Turn] = []
     for fact in versions:

@@ -125,8 +125,8 @@ def fact_payload(fact: Fact, origins: Mapping[str, Sequence[str]]) -> Payload:
 
 RETIRED: Payload = {"shelf": "retired", "found_by": ""}
 """The fields that say where a retired fact is kept."""
-FORGOTTEN: Payload = {"shelf": "aside", "found_by": "", "forgotten": True, "pending": "no"}
-"""… and those of a turn that is to be found no more, nor distilled."""
+FORGOTTEN: Payload = {"shelf": "aside", "found_by": "", "forgotten": True, "pending": "no", "embedded": "yes"}
+"""… and those of a turn that is to be found no more, distilled or embedded."""
 
 
 def retirement_payload(item: Retirement, same_as: Mapping[str, str]) -> Payload:

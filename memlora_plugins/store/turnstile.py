@@ -45,9 +45,10 @@ class _Gate:
         self._waiting.append(turn)
         try:
             await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # it had been handed over already
+        except BaseException:
+            if turn.done() and not turn.cancelled():  # it had been handed over already
                 self.leave()
+            turn.cancel()
             raise
 
     def leave(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from langchain_classic.base_memory import BaseMemory
@@ -22,6 +23,7 @@ from .steps import arun, run, through
 
 _MEMORIES_SHARE = 0.5
 """The most of the budget that memories may take; the latest turns have the rest, and what memories leave."""
+_MARKERS = tokens(mark_injected(""))
 _MOST_FOUND = 20  # facts and earlier turns considered
 
 
@@ -133,9 +135,12 @@ class MemLoRAConversationMemory(BaseMemory):
                 self.memory,
                 lambda door: door.search(query, scope=self.scope.without_session(), limit=_MOST_FOUND),
             )
-        share = int(budget * _MEMORIES_SHARE)
+        share = max(0, int(budget * _MEMORIES_SHARE) - _MARKERS)
         memories = _without(spoken[: _fitting(costs, budget - share)], hits, share)
-        turns = spoken[: _fitting(costs, budget - tokens(memories))]  # as many more as the memories leave room for
+        room = budget - (tokens(memories) + _MARKERS if memories else 0)
+        turns = spoken[: _fitting(costs, room)]  # as many more as the memories leave room for
+        if spoken and not turns:
+            turns = [_cut(spoken[0], room)]
         return {self.memory_key: self._rendered(_without(turns, hits, share), turns[::-1])}
 
     def _rendered(self, memories: str, turns: list[Turn]) -> str | list[BaseMessage]:
@@ -169,6 +174,11 @@ def _without(shown: list[Turn], hits: list[Hit], token_budget: int) -> str:
     """What was found and is not shown anyway."""
     here = {turn.id for turn in shown}
     return as_context([hit for hit in hits if hit.id not in here], token_budget=token_budget)
+
+
+def _cut(turn: Turn, room: int) -> Turn:
+    """The end of a turn that is too long to be shown whole."""
+    return replace(turn, text=f"… {turn.text[-3 * max(1, room - _MARKERS) :]}", images=(), metadata={})
 
 
 def _fitting(costs: list[int], room: int) -> int:

@@ -12,17 +12,28 @@ from langchain.agents.middleware.types import (
     ModelResponse,
     PrivateStateAttr,
 )
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AnyMessage, BaseMessage, SystemMessage
 from langchain_core.tools import BaseTool
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.config import get_stream_writer
 from langgraph.runtime import Runtime
 
-from memlora_plugins import AddResult, BackendError, EmbeddingError, Hit, Memory, Scope, StoreError, as_context
+from memlora_plugins import (
+    AddResult,
+    BackendError,
+    EmbeddingError,
+    Hit,
+    Memory,
+    Message,
+    Scope,
+    StoreError,
+    Turn,
+    as_context,
+)
 from memlora_plugins.experts.wording import mark_injected
 from memlora_plugins.flows.effects import Flow
 
-from .messages import exchange, said
+from .messages import by_person, exchange, said
 from .scoping import Owner
 from .steps import arun, report_usage, run, through, traced, warn
 
@@ -40,11 +51,11 @@ class MemLoRAState(AgentState[Any]):
     """What the middleware keeps while an agent runs; none of it is input or output.
 
     `memlora_recalled` is in no checkpoint: what a person wants forgotten must not live on there. `memlora_unkept` are
-    ids of messages that the store could not take; they are tried again in the thread's next run.
+    messages that the store could not take; they are tried again in the thread's next run.
     """
 
     memlora_recalled: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]]
-    memlora_unkept: NotRequired[Annotated[list[str], PrivateStateAttr]]
+    memlora_unkept: NotRequired[Annotated[list[AnyMessage], PrivateStateAttr]]
 
 
 class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
@@ -120,8 +131,6 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
 
     def _begin(self, state: MemLoRAState) -> Flow[dict[str, Any]]:
         scope = self._owner.scope()
-        messages = state["messages"]
-        recalled = yield from self._recall(messages, scope)
         heard = said(_new(state))
         try:
             result: AddResult = yield from through(self.memory, lambda door: door.keep(heard, scope=scope))
@@ -129,6 +138,7 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
             yield from warn("keep", error, get_stream_writer(), unkept=[message.id for message in heard])
         else:
             yield from _tell(result)
+        recalled = yield from self._recall(state["messages"], scope)
         return {"memlora_recalled": recalled}
 
     def _shown(self, request: ModelRequest[Any]) -> Flow[ModelRequest[Any]]:
@@ -149,13 +159,15 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
 
     def _end(self, state: MemLoRAState) -> Flow[dict[str, Any] | None]:
         scope = self._owner.scope()
-        messages = said(_new(state))
+        new = _new(state)
+        messages = said(new)
         if not messages:
             return None
 
         def distil() -> Flow[dict[str, Any]]:
+            left = yield from self._left(scope)
             result: AddResult = yield from through(
-                self.memory, lambda door: door.add(messages, scope=scope, wait=self.wait)
+                self.memory, lambda door: door.add([*left, *messages], scope=scope, wait=self.wait)
             )
             usage = yield from report_usage(self.memory.settings.model or "nano", result.usage)
             yield from _tell(result)
@@ -172,12 +184,19 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
         except _UNAVAILABLE as error:
             unkept = [message.id for message in messages]
             yield from warn("keep", error, get_stream_writer(), unkept=unkept)
-            return {"memlora_unkept": unkept}
+            return {"memlora_unkept": new}
         return {"memlora_unkept": []} if state.get("memlora_unkept") else None
+
+    def _left(self, scope: Scope) -> Flow[list[Message]]:
+        """What earlier runs of the thread kept and did not come to distil, wherever it is in the thread by now."""
+        if scope.session_id is None:
+            return []
+        turns: list[Turn] = yield from through(self.memory, lambda door: door.turns(scope=scope, pending=True))
+        return [Message(turn.role, turn.text, id=turn.message_id) for turn in turns]
 
     def _recall(self, messages: Sequence[BaseMessage], scope: Scope) -> Flow[str]:
         """The memories for the person's last words, as lines for a prompt; nothing where memory is out of reach."""
-        asked = [message for message in exchange(messages) if isinstance(message, HumanMessage)]
+        asked = [message for message in exchange(messages) if by_person(message)]
         query = "\n".join(part for message in asked[-1:] for part in [str(message.text)] if part.strip())
         if not query:
             return ""
@@ -189,7 +208,11 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
             hits: list[Hit] = yield from through(
                 self.memory, lambda door: door.search(query, scope=scope.without_session(), limit=most)
             )
-            unseen = [hit for hit in hits if hit.kind == "fact" or here.isdisjoint(hit.sources)]
+            unseen = [
+                hit
+                for hit in hits
+                if hit.kind == "fact" or hit.session_id != scope.session_id or here.isdisjoint(hit.sources)
+            ]
             found.extend(unseen[: self.limit])
             return {"memories": [{"id": h.id, "kind": h.kind, "text": h.text, "score": h.score} for h in found]}
 
@@ -203,10 +226,9 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
 def _new(state: MemLoRAState) -> list[BaseMessage]:
     """What of the thread is to be kept: the exchange at its end, and what the store could not take before."""
     messages = state["messages"]
-    unkept = set(state.get("memlora_unkept") or ())
     latest = exchange(messages)
-    earlier = messages[: len(messages) - len(latest)]
-    return [*(message for message in earlier if message.id in unkept), *latest]
+    here = {message.id for message in latest}
+    return [*(message for message in state.get("memlora_unkept") or () if message.id not in here), *latest]
 
 
 def _tell(result: AddResult) -> Flow[None]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, set_config_context
 from langgraph.runtime import get_runtime
 
 from memlora_plugins import Scope, ScopeError
@@ -29,8 +29,9 @@ class Owner:
         Raises:
             ScopeError: nobody is named, or by something else than a non-blank string.
         """
-        configurable: Mapping[str, Any] = ensure_config(config).get("configurable") or {}
-        user_id = self.user_id if self.user_id is not None else _of_context("user_id")
+        config = ensure_config(config)
+        configurable: Mapping[str, Any] = config.get("configurable") or {}
+        user_id = self.user_id if self.user_id is not None else _of_context("user_id", config)
         if user_id is None:
             user_id = configurable.get("user_id")
         if user_id is None:
@@ -42,10 +43,11 @@ class Owner:
         return Scope(user_id, self.agent_id, str(session) if session else None)
 
 
-def _of_context(name: str) -> Any:
-    """A field of the context that the current LangGraph run was started with."""
+def _of_context(name: str, config: RunnableConfig) -> Any:
+    """A field of the context that the LangGraph run of `config` was started with."""
     try:
-        runtime: Any = get_runtime()
+        with set_config_context(config) as of_call:
+            runtime: Any = of_call.run(lambda: get_runtime())
     except (RuntimeError, KeyError):  # called outside of any runnable, or of a graph
         return None
     context = getattr(runtime, "context", None)

@@ -146,10 +146,17 @@ class ForgetMemoryTool(_MemoryTool):
 
     def _forget(self, memory_ids: list[str], scope: Scope) -> Flow[Said]:
         gone: dict[str, str] = {}
+        failed: list[str] = []
         for id in memory_ids:
-            forgotten: list[Fact | Turn] = yield from self._through(partial(_forget, id=id, scope=scope))
-            gone.update((item.id, item.text) for item in forgotten if isinstance(item, Fact) or item.role != "tool")
-        return f"Forgotten: {len(gone)} memories.", list(gone)
+            try:
+                forgotten: list[Fact | Turn] = yield from self._through(partial(_forget, id=id, scope=scope))
+            except ToolException as error:
+                failed.append(str(error))
+            else:
+                gone.update((item.id, item.text) for item in forgotten if isinstance(item, Fact) or item.role != "tool")
+        if failed and not gone:
+            raise ToolException(" ".join(failed))
+        return " ".join([f"Forgotten: {len(gone)} memories.", *failed]), list(gone)
 
 
 def _forget(door: Any, *, id: str, scope: Scope) -> Any:

@@ -19,7 +19,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from langchain_memlora.messages import as_message, exchange, from_turns, said
+from langchain_memlora.messages import as_message, by_person, exchange, from_turns, said
 from memlora_plugins import ImagePart, Message, MessageError, Scope, Turn
 
 NOW = datetime(2026, 5, 3, tzinfo=UTC)
@@ -80,14 +80,14 @@ def test_only_people_and_agents_say_something(messages: list[BaseMessage]) -> No
     for message in said(messages):
         assert message.role in ("user", "assistant", "tool")
         assert message.text.strip() or message.images
-    assert all(message.id in ("h", "a") for message in said(messages))
+    assert all(message.id in ("h", "a", "c") for message in said(messages))
 
 
 @given(st.lists(MESSAGE, max_size=8))
 def test_an_exchange_is_the_end_and_has_the_last_words_of_the_person(messages: list[BaseMessage]) -> None:
     end = list(exchange(messages))
     assert end == messages[len(messages) - len(end) :]
-    people = [message for message in messages if isinstance(message, HumanMessage)]
+    people = [message for message in messages if by_person(message)]
     assert bool(end) == bool(people)
     assert all(message in end for message in people[-1:])
 
@@ -139,7 +139,11 @@ def test_turns_of_other_sources_are_messages_too() -> None:
     ]
 
 
-@pytest.mark.parametrize("message", [RemoveMessage("1"), "Hello", None, {"role": "user", "content": "Hello"}])
+class Custom(BaseMessage):
+    type: str = "custom"
+
+
+@pytest.mark.parametrize("message", [RemoveMessage("1"), Custom(content="Hello"), "Hello", None, {"role": "user"}])
 def test_what_is_no_message_is_refused(message: Any) -> None:
     with pytest.raises(MessageError, match="cannot be remembered"):
         as_message(message)

@@ -12,9 +12,9 @@ import pytest
 from brain import Script, ScriptedChatModel
 from flaky_store import ANA, FlakyStore
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware, SummarizationMiddleware
+from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware, SummarizationMiddleware
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
@@ -358,6 +358,57 @@ class TestAThread:
         memory.flush()
         assert facts(memory) == ["Lives in Porto"]
 
+    def test_leaves_no_words_waiting_wherever_they_are_by_then(self, memory: Memory, run: Run) -> None:
+        broken = [True]
+
+        class Breaks(AgentMiddleware):
+            def after_model(self, state: Any, runtime: Any) -> None:
+                if broken[0]:
+                    raise RuntimeError("after the reply")
+
+        agent = agent_of(
+            ScriptedChatModel(script=lambda messages: "I see."), memory, others=[Breaks()], checkpointer=InMemorySaver()
+        )
+        with pytest.raises(RuntimeError):
+            run(agent, "«One»")
+        broken[0] = False
+        run(agent, "«Two»")
+        assert facts(memory) == ["One", "Two"]
+        assert memory.turns(scope=ANA, pending=True) == []
+
+    def test_that_is_summarised_in_the_middle_of_a_run_loses_no_words(self, memory: Memory, run: Run) -> None:
+        summary = SummarizationMiddleware(
+            ScriptedChatModel(script=lambda messages: "A summary"), trigger=("messages", 4), keep=("messages", 2)
+        )
+        loop = [calls("weather", city="x") for _ in range(3)]
+        agent = agent_of(
+            ScriptedChatModel(script=says(*loop, "Done.", "Fine.")),
+            memory,
+            others=[summary],
+            tools=[weather],
+            checkpointer=InMemorySaver(),
+        )
+        run(agent, "«One»")
+        run(agent, "«Two»")
+        assert facts(memory) == ["One", "Two"]
+
+    def test_that_ends_with_a_tools_result_goes_on_after_it(self, memory: Memory, run: Run) -> None:
+        thread: list[BaseMessage] = [
+            HumanMessage("«One»"),
+            calls("weather", city="x"),
+            ToolMessage("Sunny", tool_call_id="1"),
+        ]
+        agent = agent_of(ScriptedChatModel(script=says("I see.")), memory)
+        run(agent, {"messages": [*thread, HumanMessage("«Two»")]})
+        assert [text for _, text in kept(memory)] == ["«Two»", "I see."]
+
+    def test_is_told_from_another_with_the_same_message_ids(self, memory: Memory, run: Run) -> None:
+        model = ScriptedChatModel(script=lambda messages: "I see.")
+        agent = agent_of(model, memory)
+        run(agent, {"messages": [HumanMessage("My violin is red", id="1")]}, thread="one")
+        run(agent, {"messages": [HumanMessage("Which colour is my violin?", id="1")]}, thread="two")
+        assert "My violin is red" in shown(model)
+
     def test_that_is_summarised_keeps_what_was_said_and_not_the_summary(self, memory: Memory, run: Run) -> None:
         summary = SummarizationMiddleware(
             ScriptedChatModel(script=lambda messages: "«A summary»"), trigger=("messages", 3), keep=("messages", 1)
@@ -420,6 +471,28 @@ class TestContent:
         assert [text for role, text in kept(memory) if role == "user"] == []
         assert backend.asked("extraction") == []
 
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            HumanMessage([{"type": "text"}], id="odd"),
+            HumanMessage([{"type": "text", "text": None}], id="odd"),
+            HumanMessage([{"type": "text", "text": "a\ud800"}], id="odd"),
+            HumanMessage("x", id="odd", additional_kwargs={"odd": "\ud800"}),
+            HumanMessage([{"type": "file", "data": b"\xff\xfe"}], id="odd"),
+            HumanMessage("x", id="  "),
+            HumanMessage("x", id=""),
+        ],
+    )
+    def test_that_is_odd_does_not_stop_a_thread(self, memory: Memory, run: Run, odd: HumanMessage) -> None:
+        agent = agent_of(ScriptedChatModel(script=lambda messages: "I see."), memory)
+        run(agent, {"messages": [odd, HumanMessage("«Hello»")]})
+        assert facts(memory) == ["Hello"]
+        assert memory.turns(scope=ANA, pending=True) == []
+
+    def test_of_a_person_under_another_name_is_the_persons(self, memory: Memory, run: Run) -> None:
+        run(agent_of(ScriptedChatModel(script=says("?")), memory), {"messages": [ChatMessage("«Hello»", role="user")]})
+        assert facts(memory) == ["Hello"]
+
     def test_none_is_taken_for_nothing(self, memory: Memory, run: Run) -> None:
         nothing = HumanMessage.model_construct(content=None, additional_kwargs={}, type="human", id="n", name=None)
         middleware = MemLoRAMiddleware(memory=memory)
@@ -470,10 +543,11 @@ class TestOutOfReach:
         store.down = True
         result = run(agent, "«Lives in Porto»", callbacks=[events])
         assert str(result["messages"][-1].text) == "Nice."
-        assert [warning["stage"] for warning in events.warnings] == ["recall", "keep", "keep"]
+        assert [warning["stage"] for warning in events.warnings] == ["keep", "recall", "keep"]
         assert isinstance(events.runs["memlora_recall"]["error"], Exception)
         assert len(events.warnings[-1]["unkept"]) == 2
-        run(agent, "«Has a dog»")
+        run(agent, "«Has a dog»", callbacks=[events])
+        assert len(events.warnings[-1]["unkept"]) == 4
         store.down = False
         run(agent, "Hello")
         assert [text for _, text in kept(memory)] == [

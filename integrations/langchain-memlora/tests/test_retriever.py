@@ -7,9 +7,13 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from brain import ScriptedChatModel
 from flaky_store import ANA
+from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import ConfigurableField
+from langchain_core.tools import tool
 
 from langchain_memlora import MemLoRARetriever
 from langchain_memlora.messages import as_message
@@ -56,6 +60,27 @@ def test_the_person_is_the_calls_unless_set(told: Memory) -> None:
     assert pinned.config_specs == []
     declared = pinned.configurable_fields(user_id=ConfigurableField(id="user_id"))
     assert "Rome" in str(declared.invoke("Who lives in Rome?", {"configurable": {"user_id": "bob"}}))
+
+
+def test_a_call_that_names_somebody_means_them_whatever_runs_around_it(told: Memory) -> None:
+    found: list[str] = []
+
+    @tool
+    def look_up(query: str) -> str:
+        """Looks something up for somebody else, and for the person."""
+        found.append(str(MemLoRARetriever(memory=told).invoke(query, {"configurable": {"user_id": "bob"}})))
+        found.append(str(MemLoRARetriever(memory=told).invoke(query)))
+        return "Done."
+
+    def script(messages: Any) -> Any:
+        asked = {"name": "look_up", "args": {"query": "Who lives where?"}, "id": "1"}
+        return "Done." if len(messages) > 1 else AIMessage("", tool_calls=[asked])
+
+    agent = create_agent(ScriptedChatModel(script=script), tools=[look_up], context_schema=dict)
+    agent.invoke({"messages": [("user", "Look!")]}, context={"user_id": "ana"})
+    assert "Rome" in found[0]
+    assert "Porto" not in found[0]
+    assert "Porto" in found[1]
 
 
 def test_nobody_named_is_an_error(told: Memory) -> None:

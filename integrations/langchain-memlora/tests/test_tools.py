@@ -95,6 +95,13 @@ def test_forget_tells_the_model_what_it_does_not_know(told: Memory, ask: Any, id
     assert id in message.content
 
 
+def test_forget_does_what_it_can(told: Memory, ask: Any) -> None:
+    fact = next(fact for fact in told.facts(scope=ANA) if "Porto" in fact.text)
+    message = ask(ForgetMemoryTool(memory=told), memory_ids=["nonsense", fact.id])
+    assert message.content.startswith("Forgotten: 2 memories. No fact or turn 'nonsense'")
+    assert fact.id in message.artifact
+
+
 def test_an_id_of_another_person_is_not_found(told: Memory, ask: Any) -> None:
     [bobs] = told.facts(scope=BOB)
     message = ask(ForgetMemoryTool(memory=told), memory_ids=[bobs.id])
