@@ -496,9 +496,10 @@ class TestContent:
     def test_none_is_taken_for_nothing(self, memory: Memory, run: Run) -> None:
         nothing = HumanMessage.model_construct(content=None, additional_kwargs={}, type="human", id="n", name=None)
         middleware = MemLoRAMiddleware(memory=memory)
-        agent = create_agent(ScriptedChatModel(script=says("?")), middleware=[middleware])
+        agent = create_agent(ScriptedChatModel(script=lambda messages: "?"), middleware=[middleware])
+        run(agent, {"messages": [nothing]})
         run(agent, {"messages": [nothing, HumanMessage("«Hello»")]})
-        assert kept(memory) == [("user", "«Hello»"), ("assistant", "?")]
+        assert kept(memory) == [("assistant", "?"), ("user", "«Hello»"), ("assistant", "?")]
 
     def test_of_an_empty_history_is_nothing_to_remember(self, memory: Memory, run: Run) -> None:
         run(agent_of(ScriptedChatModel(script=says("Hello.")), memory), {"messages": []})
