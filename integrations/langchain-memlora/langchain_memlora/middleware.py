@@ -53,11 +53,13 @@ class MemLoRAState(AgentState[Any]):
     """What the middleware keeps while an agent runs; none of it is input or output.
 
     `memlora_recalled` is in no checkpoint: what a person wants forgotten must not live on there. `memlora_unkept` are
-    messages that the store could not take; they are tried again in the thread's next run.
+    messages that the store could not take; they are tried again in the thread's next run. `memlora_open` are ids of
+    messages that were kept and did not come to be distilled.
     """
 
     memlora_recalled: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]]
     memlora_unkept: NotRequired[Annotated[list[AnyMessage], PrivateStateAttr]]
+    memlora_open: NotRequired[Annotated[list[str], PrivateStateAttr]]
 
 
 class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
@@ -141,7 +143,8 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
         else:
             yield from _tell(result)
         recalled = yield from self._recall(state["messages"], scope)
-        return {"memlora_recalled": recalled}
+        heard_before = state.get("memlora_open") or ()
+        return {"memlora_recalled": recalled, "memlora_open": [*heard_before, *(message.id for message in heard)]}
 
     def _shown(self, request: ModelRequest[Any]) -> Flow[ModelRequest[Any]]:
         recalled: Any = request.state.get("memlora_recalled")
@@ -163,11 +166,12 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
         scope = self._owner.scope()
         new = _new(state)
         messages = said(new)
-        if not messages:
+        if not messages and not state.get("memlora_open"):
             return None
 
         def distil() -> Flow[dict[str, Any]]:
-            left = yield from self._left(scope)
+            here = {message.id for message in messages}
+            left = [] if here.issuperset(state.get("memlora_open") or ()) else (yield from self._left(scope))
             result: AddResult = yield from through(
                 self.memory, lambda door: door.add([*left, *messages], scope=scope, wait=self.wait)
             )
@@ -187,7 +191,7 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
             unkept = [message.id for message in messages]
             yield from warn("keep", error, get_stream_writer(), unkept=unkept)
             return {"memlora_unkept": new}
-        return {"memlora_unkept": []} if state.get("memlora_unkept") else None
+        return {"memlora_open": [], "memlora_unkept": []}
 
     def _left(self, scope: Scope) -> Flow[list[Message]]:
         """What earlier runs of the thread kept and did not come to distil, wherever it is in the thread by now."""

@@ -29,8 +29,7 @@ class Owner:
         Raises:
             ScopeError: nobody is named, or by something else than a non-blank string.
         """
-        config = ensure_config(config)
-        configurable: Mapping[str, Any] = config.get("configurable") or {}
+        configurable: Mapping[str, Any] = ensure_config(config).get("configurable") or {}
         user_id = self.user_id if self.user_id is not None else _of_context("user_id", config)
         if user_id is None:
             user_id = configurable.get("user_id")
@@ -43,11 +42,15 @@ class Owner:
         return Scope(user_id, self.agent_id, str(session) if session else None)
 
 
-def _of_context(name: str, config: RunnableConfig) -> Any:
-    """A field of the context that the LangGraph run of `config` was started with."""
+def _of_context(name: str, config: RunnableConfig | None) -> Any:
+    """A field of the context that the LangGraph run of `config`, or the current one, was started with."""
+    runtime: Any
     try:
-        with set_config_context(config) as of_call:
-            runtime: Any = of_call.run(lambda: get_runtime())
+        if config is None:
+            runtime = get_runtime()
+        else:
+            with set_config_context(ensure_config(config)) as of_call:
+                runtime = of_call.run(lambda: get_runtime())
     except (RuntimeError, KeyError):  # called outside of any runnable, or of a graph
         return None
     context = getattr(runtime, "context", None)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from langchain_core.callbacks import adispatch_custom_event, dispatch_custom_event
+from langchain_core.callbacks import BaseCallbackManager, adispatch_custom_event, dispatch_custom_event
 from langchain_core.messages import AIMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, LLMResult
@@ -54,7 +54,8 @@ def traced(name: str, given: dict[str, Any], flow: Callable[[], Flow[dict[str, A
     """A flow as a run of its own under the current one, called `name`; its input is `given`, its result the output.
     Where nobody listens it is just the flow.
     """
-    if not get_callback_manager_for_config(ensure_config()).handlers:
+    callbacks = ensure_config().get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager) and not callbacks.handlers:
         return (yield from flow())
 
     def sync(_: dict[str, Any]) -> dict[str, Any]:
