@@ -26,6 +26,9 @@ pytestmark = [*TIMED, pytest.mark.timeout(900)]
 USERS, TURNS_EACH = 10, 1000
 ROUNDS = 125
 BLOCK = 25
+UNIT = 0.003
+"""Seconds that a turn without a memory takes by `invoke` on the machine of the README. A slower machine, or a slow minute,
+has its bar as much higher."""
 AGENTS = 50
 
 
@@ -66,9 +69,9 @@ def _turn(number: int, lines: Iterator[str]) -> tuple[Any, Any]:
 def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory, way: str) -> None:
     lines, numbers = chatter(8), itertools.count()
     agents = {"with": _agent(MemLoRAMiddleware(memory=memory)), "without": _agent(Idle())}
-    seconds: dict[str, list[float]] = {"with": [], "without": []}
+    seconds: dict[str, list[float]] = {"with": [], "without": [], "unit": []}
 
-    async def turn(agent: Any) -> float:
+    async def turn(agent: Any, way: str) -> float:
         given, config = _turn(next(numbers), lines)
         start = time.perf_counter()
         if way == "invoke":
@@ -81,7 +84,9 @@ def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory, way: s
         for _ in range(ROUNDS):
             for kind, agent in agents.items():
                 await asyncio.sleep(0.1)  # nobody answers before what they said last is distilled
-                seconds[kind].append(await turn(agent))
+                seconds[kind].append(await turn(agent, way))
+            await asyncio.sleep(0.1)
+            seconds["unit"].append(await turn(agents["without"], "invoke"))
 
     memory.flush()
     benchmark.pedantic(lambda: asyncio.run(turns()), rounds=1)
@@ -91,8 +96,10 @@ def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory, way: s
         "overhead_ms_p50": round(overhead, 2),
         "without_ms_p50": round(statistics.median(seconds["without"]) * 1000, 2),
         "quietest_block_ms_p50": round(min(blocks), 2),
+        "unit_ms_p50": round(statistics.median(seconds["unit"]) * 1000, 2),
     }
-    assert min(blocks) <= 10  # what else a shared machine does only adds to it
+    slowness = max(1.0, statistics.median(seconds["unit"]) / UNIT)
+    assert min(blocks) <= 10 * slowness  # the quietest: what else a shared machine does only adds to it
 
 
 def _difference(seconds: dict[str, list[float]], which: slice) -> float:
