@@ -27,8 +27,8 @@ USERS, TURNS_EACH = 10, 1000
 ROUNDS = 125
 BLOCK = 25
 UNIT = 0.003
-"""Seconds that a turn without a memory takes by `invoke` on the machine of the README. A slower machine, or a slow minute,
-has its bar as much higher."""
+"""Seconds that a turn without a memory takes by `invoke` on the machine of the README. A slower machine, or a slow
+minute, has its bar as much higher."""
 AGENTS = 50
 
 
