@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -68,8 +68,9 @@ def as_context(hits: Sequence[Hit], *, token_budget: int | None = None) -> str:
     """What was found as dated lines for a prompt, in order of time: of `hits`, best first, those that fit into
     `token_budget` estimated tokens (None: all).
     """
-    chosen = hits if token_budget is None else _fitting(hits, token_budget)
-    return "\n".join(generation.memory_line(hit) for hit in in_order(chosen))
+    lines = {hit.id: generation.memory_line(hit) for hit in hits}
+    chosen = hits if token_budget is None else _fitting(hits, token_budget, lines)
+    return "\n".join(lines[hit.id] for hit in in_order(chosen))
 
 
 def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token_budget: int) -> Flow[Answer]:
@@ -112,11 +113,11 @@ def _nearest_facts(
     return Recalled(_fitting(hits, token_budget))
 
 
-def _fitting(hits: Sequence[Hit], token_budget: int) -> tuple[Hit, ...]:
-    """The first ones that fit."""
+def _fitting(hits: Sequence[Hit], token_budget: int, lines: Mapping[str, str] | None = None) -> tuple[Hit, ...]:
+    """The first ones that fit; `lines` as they will be shown, where they are made already."""
     chosen, left = [], token_budget
     for hit in hits:
-        cost = tokens(generation.memory_line(hit))
+        cost = tokens(lines[hit.id] if lines else generation.memory_line(hit))
         if cost <= left:
             chosen.append(hit)
             left -= cost

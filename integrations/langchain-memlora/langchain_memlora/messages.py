@@ -42,7 +42,7 @@ def said(messages: Iterable[BaseMessage]) -> list[Message]:
     but neither searched nor distilled.
     """
     found = [
-        as_message(message)
+        as_message(message, verbatim=not isinstance(message.content, str))
         for message in messages
         if by_person(message) or (isinstance(message, AIMessage) and parts_of(message))
         if _MADE_UP not in message.additional_kwargs
@@ -76,8 +76,9 @@ def _is_reply(message: BaseMessage, following: BaseMessage) -> bool:
     return isinstance(message, AIMessage) and not message.tool_calls and not message.invalid_tool_calls
 
 
-def as_message(message: BaseMessage) -> Message | None:
-    """A message as the core keeps it, with all that LangChain needs to have it back; None if there is nothing in it.
+def as_message(message: BaseMessage, *, verbatim: bool = True) -> Message | None:
+    """A message as the core keeps it; with `verbatim`, with all that LangChain needs to have it back as it was. None if
+    there is nothing in it.
 
     What is no text to read (tool calls, tool results, recordings) becomes a `tool` message: kept, never found.
 
@@ -99,7 +100,7 @@ def as_message(message: BaseMessage) -> Message | None:
         parts if plain is None else plain,
         id=_id(message),
         name=message.name,
-        metadata=_verbatim(message, without_content=plain is not None),
+        metadata=_verbatim(message, without_content=plain is not None) if verbatim else {},
     )
 
 

@@ -36,7 +36,7 @@ from memlora_plugins.flows.effects import Flow
 
 from .messages import by_person, exchange, parts_of, said
 from .scoping import Owner
-from .steps import arun, report_usage, run, through, traced, warn
+from .steps import arun, counted, report_usage, run, through, traced, warn
 
 ResponseT = TypeVar("ResponseT")
 
@@ -175,13 +175,13 @@ class MemLoRAMiddleware(AgentMiddleware[MemLoRAState, Any, Any]):
             result: AddResult = yield from through(
                 self.memory, lambda door: door.add([*left, *messages], scope=scope, wait=self.wait)
             )
-            usage = yield from report_usage(self.memory.settings.model or "nano", result.usage)
+            yield from report_usage(self.memory.settings.model or "nano", result.usage)
             yield from _tell(result)
             return {
                 "events": [{"operation": e.operation, "id": e.fact.id, "text": e.fact.text} for e in result.events],
                 "pending": [turn.id for turn in result.pending],
                 "errors": [str(error) for error in result.errors],
-                "usage_metadata": dict(usage),
+                "usage_metadata": dict(counted(result.usage)),
             }
 
         given = {"messages": [message.id for message in messages], "wait": self.wait}

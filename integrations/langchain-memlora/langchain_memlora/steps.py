@@ -68,14 +68,18 @@ def traced(name: str, given: dict[str, Any], flow: Callable[[], Flow[dict[str, A
     return (yield from Call(lambda: step.invoke(given), lambda: step.ainvoke(given)))
 
 
-def report_usage(model: str, usage: Usage) -> Flow[UsageMetadata]:
+def counted(usage: Usage) -> UsageMetadata:
+    """What the experts took, in LangChain's words."""
+    taken = usage.input_tokens, usage.output_tokens
+    return UsageMetadata(input_tokens=taken[0], output_tokens=taken[1], total_tokens=sum(taken))
+
+
+def report_usage(model: str, usage: Usage) -> Flow[None]:
     """Tells whoever counts tokens what the experts took: as a run of a chat model, without what was asked or said."""
-    counted = UsageMetadata(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        total_tokens=usage.input_tokens + usage.output_tokens,
-    )
-    message = AIMessage(content="", usage_metadata=counted, response_metadata={"model_name": model}, id=str(uuid4()))
+    if not usage.calls:
+        return
+    metadata = {"model_name": model}
+    message = AIMessage(content="", usage_metadata=counted(usage), response_metadata=metadata, id=str(uuid4()))
     result = LLMResult(generations=[[ChatGeneration(message=message)]])
 
     def sync() -> None:
@@ -90,9 +94,7 @@ def report_usage(model: str, usage: Usage) -> Flow[UsageMetadata]:
         for one in await manager.on_chat_model_start({"name": model}, [[]], name="memlora_experts"):
             await one.on_llm_end(result)
 
-    if usage.calls:
-        yield from Call(sync, asynchronous)
-    return counted
+    yield from Call(sync, asynchronous)
 
 
 def warn(stage: str, error: Exception, writer: Callable[[Any], None], **more: Any) -> Flow[None]:
