@@ -9,9 +9,10 @@ from langchain_core.messages import BaseMessage
 
 from memlora_plugins import AddResult, Memory, Message, Scope, ScopeError, Turn
 from memlora_plugins.flows.effects import Flow
+from memlora_plugins.plugs.doors import arun, run, through
 
 from .messages import as_message, from_turns
-from .steps import arun, log, run, through
+from .steps import log
 
 
 class MemLoRAChatMessageHistory(BaseChatMessageHistory):

@@ -16,10 +16,10 @@ from memlora_plugins import Hit, InvalidInputError, Memory, Scope, Turn, as_cont
 from memlora_plugins.experts.wording import mark_injected
 from memlora_plugins.flows.effects import Flow
 from memlora_plugins.flows.recall import tokens
+from memlora_plugins.plugs.doors import arun, run, through
 
 from .chat_history import MemLoRAChatMessageHistory, remember
 from .messages import as_message, from_turns
-from .steps import arun, run, through
 
 _MEMORIES_SHARE = 0.5
 """The most of the budget that memories may take; the latest turns have the rest, and what memories leave."""

@@ -1,14 +1,13 @@
 """How the classes of this package do their work: as flows (see `memlora_plugins.flows`), written once for both worlds.
 
-A flow yields `through(memory, …)`, a call to whichever door its driver uses, and `traced(…)`, a part of it that is a
-run of its own in a trace.
+`traced(…)` is a part of a flow that is a run of its own in a trace.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackManager, adispatch_custom_event, dispatch_custom_event
@@ -22,10 +21,9 @@ from langchain_core.runnables.config import (
     get_callback_manager_for_config,
 )
 
-from memlora_plugins import Memory, Usage
-from memlora_plugins.flows.effects import CALLS_ONLY, Call, Flow, adrive, drive
-
-T = TypeVar("T")
+from memlora_plugins import Usage
+from memlora_plugins.flows.effects import Call, Flow
+from memlora_plugins.plugs.doors import arun, run
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +31,6 @@ WARNING = "memlora_warning"
 """Name of the custom event that tells what memory could not do while the agent went on."""
 _UNSTREAMED = "nostream"
 """LangGraph's tag for model runs whose messages are not for the reader of a stream."""
-
-
-def run(flow: Flow[T]) -> T:
-    """A flow's result, in ordinary code."""
-    return drive(flow, CALLS_ONLY)
-
-
-async def arun(flow: Flow[T]) -> T:
-    """A flow's result, on an event loop."""
-    return await adrive(flow, CALLS_ONLY)
-
-
-def through(memory: Memory, action: Callable[[Any], Any]) -> Call[Any]:
-    """What `action` does with a door of the memory: with `memory` or, on an event loop, with `memory.aio`."""
-    return Call(lambda: action(memory), lambda: action(memory.aio))
 
 
 def traced(name: str, given: dict[str, Any], flow: Callable[[], Flow[dict[str, Any]]]) -> Flow[dict[str, Any]]:

@@ -7,25 +7,21 @@ argument: a model that supplies one changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, BaseToolkit, ToolException
 from langchain_core.tools.base import ArgsSchema
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict
 
-from memlora_plugins import AddResult, Fact, Hit, MemloraError, Memory, Scope, ScopeError, Turn
-from memlora_plugins.experts.generation import memory_line
-from memlora_plugins.experts.wording import mark_injected
+from memlora_plugins import MemloraError, Memory, Scope
 from memlora_plugins.flows.effects import Flow
+from memlora_plugins.plugs import tools
+from memlora_plugins.plugs.doors import arun, run
+from memlora_plugins.plugs.tools import Done, ForgetArguments, SaveArguments, SearchArguments
 
 from .retriever import as_documents
 from .scoping import Owner
-from .steps import arun, run, through
-
-Said = tuple[str, Any]
-"""What the model reads, and the artifact for the program."""
 
 
 class _MemoryTool(BaseTool):
@@ -38,92 +34,55 @@ class _MemoryTool(BaseTool):
     response_format: Any = "content_and_artifact"
     handle_tool_error: Any = True
 
-    def _scope(self, config: RunnableConfig) -> Scope:
-        return Owner(self.user_id, self.agent_id).scope(config).without_session()
-
-    def _through(self, action: Callable[[Any], Any]) -> Flow[Any]:
+    def _done(self, work: Callable[[Memory, Scope], Flow[Done]], config: RunnableConfig) -> Flow[Done]:
         """
         Raises:
             ToolException: memory could not do it; the model is told.
         """
+        scope = Owner(self.user_id, self.agent_id).scope(config).without_session()
         try:
-            return (yield from through(self.memory, action))
-        except ScopeError:
+            return (yield from work(self.memory, scope))
+        except tools.APPLICATION_ERRORS:
             raise
         except MemloraError as error:
             raise ToolException(str(error)) from error
-
-
-class _Search(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    query: str = Field(description="What to look for, in plain words.", min_length=1)
-    limit: int = Field(default=10, description="How many memories at most.", ge=1, le=50)
 
 
 class SearchMemoryTool(_MemoryTool):
     """Looks something up; the artifact is the found documents (as `MemLoRARetriever` gives them)."""
 
     name: str = "search_memory"
-    description: str = (
-        "Look up what is remembered of the person you are talking with, from this and all earlier conversations. "
-        "Each line begins with the id of the memory and its date. Where two lines disagree, the later one is true now."
-    )
-    args_schema: ArgsSchema | None = _Search
+    description: str = tools.SEARCH
+    args_schema: ArgsSchema | None = SearchArguments
 
-    def _run(self, query: str, limit: int = 10, *, config: RunnableConfig) -> Said:
-        return run(self._search(query, limit, self._scope(config)))
+    def _run(self, query: str, limit: int = 10, *, config: RunnableConfig) -> Done:
+        return run(self._search(SearchArguments(query=query, limit=limit), config))
 
-    async def _arun(self, query: str, limit: int = 10, *, config: RunnableConfig) -> Said:
-        return await arun(self._search(query, limit, self._scope(config)))
+    async def _arun(self, query: str, limit: int = 10, *, config: RunnableConfig) -> Done:
+        return await arun(self._search(SearchArguments(query=query, limit=limit), config))
 
-    def _search(self, query: str, limit: int, scope: Scope) -> Flow[Said]:
-        hits: list[Hit] = yield from self._through(lambda door: door.search(query, scope=scope, limit=limit))
-        lines = "\n".join(f"{hit.id} {memory_line(hit)}" for hit in hits)
-        return (mark_injected(lines) if hits else "Nothing is remembered about that."), as_documents(hits)
-
-
-class _Save(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    text: str = Field(
-        description="One statement about the person that is understood by itself: with names and dates, without "
-        "'she', 'there' or 'tomorrow'.",
-        min_length=1,
-    )
+    def _search(self, asked: SearchArguments, config: RunnableConfig) -> Flow[Done]:
+        told, hits = yield from self._done(lambda memory, scope: tools.search(memory, scope, asked), config)
+        return Done(told, as_documents(hits))
 
 
 class SaveMemoryTool(_MemoryTool):
     """Notes a statement as it stands; the artifact lists what became of it (operation, id, text of each fact)."""
 
     name: str = "save_memory"
-    description: str = (
-        "Note one thing about the person that will matter in later conversations. It is compared with what is known: "
-        "it may replace an older memory, or be known already."
-    )
-    args_schema: ArgsSchema | None = _Save
+    description: str = tools.SAVE
+    args_schema: ArgsSchema | None = SaveArguments
     wait: bool = True
     """False: the note is compared with what is known in the background, and the model is only told that it is kept."""
 
-    def _run(self, text: str, *, config: RunnableConfig) -> Said:
-        return run(self._save(text, self._scope(config)))
+    def _run(self, text: str, *, config: RunnableConfig) -> Done:
+        return run(self._save(SaveArguments(text=text), config))
 
-    async def _arun(self, text: str, *, config: RunnableConfig) -> Said:
-        return await arun(self._save(text, self._scope(config)))
+    async def _arun(self, text: str, *, config: RunnableConfig) -> Done:
+        return await arun(self._save(SaveArguments(text=text), config))
 
-    def _save(self, text: str, scope: Scope) -> Flow[Said]:
-        result: AddResult = yield from self._through(lambda door: door.note(text, scope=scope, wait=self.wait))
-        events = [{"operation": e.operation, "id": e.fact.id, "text": e.fact.text} for e in result.events]
-        changed = [event["text"] for event in events if event["operation"] in ("ADD", "UPDATE")]
-        if changed:
-            return f"Saved: {' '.join(changed)}", events
-        return ("Known already." if events else "Kept; it will be found a little later."), events
-
-
-class _Forget(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    memory_ids: list[str] = Field(description="Ids of memories, as search_memory gives them.", min_length=1)
+    def _save(self, asked: SaveArguments, config: RunnableConfig) -> Flow[Done]:
+        return self._done(lambda memory, scope: tools.save(memory, scope, asked, wait=self.wait), config)
 
 
 class ForgetMemoryTool(_MemoryTool):
@@ -132,35 +91,17 @@ class ForgetMemoryTool(_MemoryTool):
     """
 
     name: str = "forget_memory"
-    description: str = (
-        "Forget memories that the person wants forgotten, or that are wrong. Look them up with search_memory first and "
-        "name every one that tells of it."
-    )
-    args_schema: ArgsSchema | None = _Forget
+    description: str = tools.FORGET
+    args_schema: ArgsSchema | None = ForgetArguments
 
-    def _run(self, memory_ids: list[str], *, config: RunnableConfig) -> Said:
-        return run(self._forget(memory_ids, self._scope(config)))
+    def _run(self, memory_ids: list[str], *, config: RunnableConfig) -> Done:
+        return run(self._forget(ForgetArguments(memory_ids=memory_ids), config))
 
-    async def _arun(self, memory_ids: list[str], *, config: RunnableConfig) -> Said:
-        return await arun(self._forget(memory_ids, self._scope(config)))
+    async def _arun(self, memory_ids: list[str], *, config: RunnableConfig) -> Done:
+        return await arun(self._forget(ForgetArguments(memory_ids=memory_ids), config))
 
-    def _forget(self, memory_ids: list[str], scope: Scope) -> Flow[Said]:
-        gone: dict[str, str] = {}
-        failed: list[str] = []
-        for id in memory_ids:
-            try:
-                forgotten: list[Fact | Turn] = yield from self._through(partial(_forget, id=id, scope=scope))
-            except ToolException as error:
-                failed.append(str(error))
-            else:
-                gone.update((item.id, item.text) for item in forgotten if isinstance(item, Fact) or item.role != "tool")
-        if failed and not gone:
-            raise ToolException(" ".join(failed))
-        return " ".join([f"Forgotten: {len(gone)} memories.", *failed]), list(gone)
-
-
-def _forget(door: Any, *, id: str, scope: Scope) -> Any:
-    return door.forget(id, scope=scope)
+    def _forget(self, asked: ForgetArguments, config: RunnableConfig) -> Flow[Done]:
+        return self._done(lambda memory, scope: tools.forget(memory, scope, asked), config)
 
 
 class MemLoRAToolkit(BaseToolkit):
