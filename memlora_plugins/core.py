@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import nano
 from .errors import ClosedError, ForkedError, InvalidInputError, NotPortableError, ScopeError
+from .experts import generation
 from .flows import curate, recall, remember, transfer
 from .flows.effects import Call, Flow, drive
 from .types import AddResult, Answer, Fact, Failure, Hit, Kind, Message, Scope, Turn
@@ -81,6 +82,10 @@ class Core:
         if not isinstance(scope, Scope):
             raise ScopeError(f"scope must be a Scope, got {type(scope).__name__}. Write scope=Scope(user_id).")
 
+    @property
+    def closed(self) -> bool:
+        return self._closed or os.getpid() != self._pid
+
     def check(self) -> None:
         """Raise what makes any use impossible: closed or forked."""
         if os.getpid() != self._pid:
@@ -139,11 +144,20 @@ class Core:
         return recall.context(self.store, scope, text, token_budget=self._budget(token_budget))
 
     def answer(
-        self, question: str, scope: Scope, token_budget: int | None, now: datetime | None = None
+        self,
+        question: str,
+        scope: Scope,
+        token_budget: int | None,
+        now: datetime | None = None,
+        prompt: str | None = None,
     ) -> Flow[Answer]:
         rules = self._rules if now is None else replace(self._rules, clock=lambda: now)
         budget = self._budget(self.settings.answer_budget if token_budget is None else token_budget)
-        return recall.answer(self.store, scope, question, rules, token_budget=budget)
+        return recall.answer(self.store, scope, question, rules, token_budget=budget, prompt=prompt)
+
+    @property
+    def answer_prompt(self) -> str:
+        return generation.template(self.backend.prompt_style("generation"))
 
     def facts(self, scope: Scope, retired: bool, limit: int | None) -> Flow[list[Fact]]:
         return self.store.facts(scope, retired=retired, limit=_limit(limit))
@@ -233,7 +247,7 @@ class Core:
                 await asyncio.to_thread(self._worker.close)  # it waits for what is under way
 
     def _shut(self) -> bool:
-        if self._closed or os.getpid() != self._pid:
+        if self.closed:
             return False
         self._closed = True
         return True

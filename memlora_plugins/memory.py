@@ -78,6 +78,20 @@ class Memory:
         """The settings in force."""
         return self._core.settings
 
+    @property
+    def closed(self) -> bool:
+        """True once `close` was called, and in a forked child: it cannot be used any more."""
+        return self._core.closed
+
+    def portable(self) -> dict[str, Any]:
+        """What reopens this memory, here or elsewhere, as plain values: `Memory.open(**memory.portable())`. Without
+        secrets, which come from the environment then. Pickling stores the same.
+
+        Raises:
+            NotPortableError: the memory was built by hand from parts.
+        """
+        return self._core.portable()
+
     def add(
         self,
         messages: Sequence[Message],
@@ -140,18 +154,35 @@ class Memory:
         """
         return self._run(self._core.context(text, scope, token_budget), scope)
 
+    @property
+    def answer_prompt(self) -> str:
+        """The template of what `answer` sends to the generation expert: its instructions, with `{memories}` and
+        `{question}` where these will stand. What a `prompt` of your own is made after.
+        """
+        return self._core.answer_prompt
+
     def answer(
-        self, question: str, *, scope: Scope, token_budget: int | None = None, now: datetime | None = None
+        self,
+        question: str,
+        *,
+        scope: Scope,
+        token_budget: int | None = None,
+        now: datetime | None = None,
+        prompt: str | None = None,
     ) -> Answer:
         """Recall, then let the generation expert answer from what was found. `now` is the moment that is told to be
-        the question's, for conversations of the past.
+        the question's, for conversations of the past. `prompt` replaces `answer_prompt`: for base models; a trained
+        adapter knows its own prompt only.
 
         Raises:
             BackendError: the model failed or none is configured. ReplyError: it said nothing.
+            InvalidInputError: a blank question, or a `prompt` without `{memories}` or `{question}`.
         """
-        return self._run(self._core.answer(question, scope, token_budget, now), scope)
+        return self._run(self._core.answer(question, scope, token_budget, now, prompt), scope)
 
-    def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> Iterator[Event]:
+    def stream(
+        self, question: str, *, scope: Scope, token_budget: int | None = None, prompt: str | None = None
+    ) -> Iterator[Event]:
         """`answer`, as it happens: `Stage` and `Token` events, then the `Answer`.
 
         Tokens are as the model says them; a thinking trace, if it writes one, is cut from the `Answer` only.
@@ -159,7 +190,8 @@ class Memory:
         self._core.check_scope(scope)
 
         def happening() -> Iterator[Event]:
-            answer = yield from events(self._core.answer(question, scope, token_budget), self._core)
+            flow = self._core.answer(question, scope, token_budget, prompt=prompt)
+            answer = yield from events(flow, self._core)
             yield answer
 
         return happening()
@@ -266,7 +298,7 @@ class Memory:
         return f"{type(self).__name__}({self._core})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopen, (type(self), self._core.portable())
+        return reopen, (type(self), self.portable())
 
     def _run(self, flow: Flow[T], scope: Scope) -> T:
         self._core.check_scope(scope)
@@ -307,6 +339,15 @@ class AsyncMemory:
         """The settings in force."""
         return self._core.settings
 
+    @property
+    def closed(self) -> bool:
+        """As `Memory.closed`."""
+        return self._core.closed
+
+    def portable(self) -> dict[str, Any]:
+        """As `Memory.portable`."""
+        return self._core.portable()
+
     async def add(
         self,
         messages: Sequence[Message],
@@ -341,18 +382,31 @@ class AsyncMemory:
         """As `Memory.context`."""
         return await self._run(self._core.context(text, scope, token_budget), scope)
 
+    @property
+    def answer_prompt(self) -> str:
+        """As `Memory.answer_prompt`."""
+        return self._core.answer_prompt
+
     async def answer(
-        self, question: str, *, scope: Scope, token_budget: int | None = None, now: datetime | None = None
+        self,
+        question: str,
+        *,
+        scope: Scope,
+        token_budget: int | None = None,
+        now: datetime | None = None,
+        prompt: str | None = None,
     ) -> Answer:
         """As `Memory.answer`."""
-        return await self._run(self._core.answer(question, scope, token_budget, now), scope)
+        return await self._run(self._core.answer(question, scope, token_budget, now, prompt), scope)
 
-    def stream(self, question: str, *, scope: Scope, token_budget: int | None = None) -> AsyncIterator[Event]:
+    def stream(
+        self, question: str, *, scope: Scope, token_budget: int | None = None, prompt: str | None = None
+    ) -> AsyncIterator[Event]:
         """As `Memory.stream`: an asynchronous iterator."""
         self._core.check_scope(scope)
 
         async def happening() -> AsyncIterator[Event]:
-            flow = self._core.answer(question, scope, token_budget)
+            flow = self._core.answer(question, scope, token_budget, prompt=prompt)
             async with aclosing(aevents(flow, self._core)) as items:
                 async for item in items:
                     yield item.result if isinstance(item, Finished) else item
@@ -430,7 +484,7 @@ class AsyncMemory:
         return f"{type(self).__name__}({self._core})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopen, (type(self), self._core.portable())
+        return reopen, (type(self), self.portable())
 
     async def _run(self, flow: Flow[T], scope: Scope) -> T:
         self._core.check_scope(scope)

@@ -940,6 +940,35 @@ def test_answer_and_stream_tell_the_same(memory: Memory) -> None:
     assert items[-1].text == answer.text
 
 
+async def test_an_answer_can_be_asked_for_in_other_words(memory: Memory) -> None:
+    memory.add([said("«Lives in Lisbon»")], scope=ANA)
+
+    def asked() -> str:
+        return user_line(memory._core.backend.asked("generation")[-1])
+
+    memory.answer("Where do I live?", scope=ANA)
+    usual = asked()
+    prompt = memory.answer_prompt
+    assert prompt == memory.aio.answer_prompt
+    memory.answer("Where do I live?", scope=ANA, prompt=prompt)
+    assert asked() == usual
+    own = prompt.replace("briefly", "in French")
+    memory.answer("Where do I live?", scope=ANA, prompt=own)
+    assert asked() == usual.replace("briefly", "in French") != usual
+    await memory.aio.answer("Where?", scope=ANA, prompt=own)
+    assert "in French" in asked()
+    *_, answer = memory.stream("Where?", scope=ANA, prompt=own)
+    assert "in French" in asked()
+    _, generating, *_ = memory.stream("Where?", scope=ANA)
+    assert isinstance(generating, Stage)
+    assert generating.detail["hits"] == answer.hits
+    async for _ in memory.aio.stream("Where?", scope=ANA, prompt=own.replace("French", "Dutch")):
+        pass
+    assert "in Dutch" in asked()
+    with pytest.raises(InvalidInputError, match="answer_prompt"):
+        memory.answer("Where?", scope=ANA, prompt="{memories}")
+
+
 def test_an_answer_that_was_cut_off_says_so(tmp_path: Path) -> None:
     replies = iter([Completion("In Lis", "length"), Completion("In Lisbon.")])
     with make(tmp_path, FakeBackend(generation=lambda r: next(replies))) as memory:
@@ -1208,8 +1237,11 @@ def test_erasing_a_session_keeps_facts_that_another_session_also_told(memory: Me
 
 def test_use_after_close_is_an_error_and_closing_twice_is_not(tmp_path: Path) -> None:
     memory = make(tmp_path)
+    assert not memory.closed
     memory.close()
     memory.close()
+    assert memory.closed
+    assert memory.aio.closed
     with pytest.raises(ClosedError):
         memory.facts(scope=ANA)
     assert memory._core.backend.closed
@@ -1258,6 +1290,8 @@ def test_an_opened_memory_travels_as_settings(tmp_path: Path, monkeypatch: pytes
         with pickle.loads(stored) as copied:
             assert copied.settings.token_budget == 99
             assert copied.turns(scope=ANA) == memory.turns(scope=ANA)
+        with Memory.open(**memory.portable()) as again:
+            assert again.portable() == memory.portable() == memory.aio.portable()
         with copy.copy(memory) as shared:
             assert len(shared.turns(scope=ANA)) == 1
         assert "s3cret" not in repr(memory)

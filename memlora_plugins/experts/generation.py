@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
+from ..errors import InvalidInputError
 from ..serving.base import PromptStyle
 from ..types import Hit, as_utc
 from .reply import after_thinking, unreadable
@@ -35,16 +37,38 @@ ONLY_MEMORY = "I can only tell what I remember."
 """… to small talk and to requests."""
 NO_ANSWERS = (UNKNOWN, NOTED, ONLY_MEMORY)
 
+_PLACES = ("{memories}", "{question}")
+_PLACE = re.compile(r"\{(?:memories|question)\}")  # in one pass: what a person says is never a place
+
+
+def template(style: PromptStyle) -> str:
+    """What is sent, with `{memories}` and `{question}` where these will stand."""
+    return f"{SHORT_PROMPT if style == 'short' else FULL_PROMPT}\n{{memories}}\n{{question}}"
+
 
 def messages(
-    question: str, memories: Sequence[Hit], style: PromptStyle, *, now: datetime | None = None
+    question: str,
+    memories: Sequence[Hit],
+    style: PromptStyle,
+    *,
+    now: datetime | None = None,
+    prompt: str | None = None,
 ) -> list[dict[str, str]]:
-    """The chat to send: one user message with the dated memories in order of time, and the question."""
+    """The chat to send: one user message with the dated memories in order of time, and the question. `prompt` is a
+    template to send in the place of the style's.
+
+    Raises:
+        InvalidInputError: a template without a place for one of the two.
+    """
+    prompt = template(style) if prompt is None else prompt
+    for name in _PLACES:
+        if name not in prompt:
+            raise InvalidInputError(f"The prompt has no {name}: say where it goes. See Memory.answer_prompt.")
     ordered = sorted(memories, key=lambda hit: (as_utc(hit.created_at), hit.kind == "fact"))
     block = mark_injected("\n".join(memory_line(hit) for hit in ordered) or "(nothing is remembered)")
     asked = f"Question, asked on {day(now)}: " if now else "Question: "
-    prompt = SHORT_PROMPT if style == "short" else FULL_PROMPT
-    return [{"role": "user", "content": f"{prompt}\n{block}\n{asked}{one_line(question)}"}]
+    filled = {"{memories}": block, "{question}": f"{asked}{one_line(question)}"}
+    return [{"role": "user", "content": _PLACE.sub(lambda found: filled[found[0]], prompt)}]
 
 
 def memory_line(hit: Hit) -> str:

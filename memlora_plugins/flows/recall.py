@@ -73,13 +73,15 @@ def as_context(hits: Sequence[Hit], *, token_budget: int | None = None) -> str:
     return "\n".join(lines[hit.id] for hit in in_order(chosen))
 
 
-def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token_budget: int) -> Flow[Answer]:
-    """Recall, then ask the generation expert.
+def answer(
+    store: FactStore, scope: Scope, question: str, rules: Rules, *, token_budget: int, prompt: str | None = None
+) -> Flow[Answer]:
+    """Recall, then ask the generation expert, with a `prompt` of the caller's or its own.
 
-    Emits `Stage("recall")`, `Stage("generation")` and, where the driver streams, `Token`s.
+    Emits `Stage("recall")`, `Stage("generation")` (with the `hits`) and, where the driver streams, `Token`s.
 
     Raises:
-        BackendError: the model failed. ReplyError: it said nothing.
+        BackendError: the model failed. ReplyError: it said nothing. InvalidInputError: the template lacks a place.
     """
     yield from Emit(Stage("recall"))
     recalled = yield from (
@@ -87,9 +89,10 @@ def answer(store: FactStore, scope: Scope, question: str, rules: Rules, *, token
         if rules.memories_per_answer is None
         else _nearest_facts(store, scope, question, rules.memories_per_answer, rules.answer_threshold, token_budget)
     )
-    yield from Emit(Stage("generation", {"memories": len(recalled.hits)}))
+    yield from Emit(Stage("generation", {"memories": len(recalled.hits), "hits": recalled.hits}))
     hits = in_order(recalled.hits)
-    messages = generation.messages(_question(question), hits, rules.prompt_style("generation"), now=rules.clock())
+    style = rules.prompt_style("generation")
+    messages = generation.messages(_question(question), hits, style, now=rules.clock(), prompt=prompt)
     pattern = spans.pattern(hits) if rules.quoted_answers else None
     request = Request("generation", messages, max_tokens=generation.MAX_TOKENS, pattern=pattern)
     completion = yield from Complete(request, stream=True)

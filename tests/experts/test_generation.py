@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memlora_plugins.errors import ReplyError
+from memlora_plugins.errors import InvalidInputError, ReplyError
 from memlora_plugins.experts import MEMORY_BEGIN, MEMORY_END, generation, strip_injected
 from memlora_plugins.types import Hit
 
@@ -89,3 +89,17 @@ def test_any_reply_is_read_or_refused(reply: str) -> None:
     except ReplyError:
         return
     assert answer == answer.strip() != ""
+
+
+def test_a_prompt_of_ones_own() -> None:
+    prompt = "Be {kind}.\n{question}\nFrom {memories}."
+    (message,) = generation.messages("What is {memories}?", HITS[:1], "short", prompt=prompt)
+    assert message["content"].startswith("Be {kind}.\nQuestion: What is {memories}?\nFrom <memlora-memories>\n")
+    (default,) = generation.messages("Where?", HITS, "full", now=JUNE)
+    assert generation.messages("Where?", HITS, "short", now=JUNE, prompt=generation.template("full")) == [default]
+
+
+@pytest.mark.parametrize("prompt", ["", "{memories}", "{question}"])
+def test_a_prompt_without_a_place_is_refused(prompt: str) -> None:
+    with pytest.raises(InvalidInputError, match="answer_prompt"):
+        generation.messages("Where?", HITS, "short", prompt=prompt)
