@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -182,14 +182,14 @@ class Memory:
 
     def stream(
         self, question: str, *, scope: Scope, token_budget: int | None = None, prompt: str | None = None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """`answer`, as it happens: `Stage` and `Token` events, then the `Answer`.
 
         Tokens are as the model says them; a thinking trace, if it writes one, is cut from the `Answer` only.
         """
         self._core.check_scope(scope)
 
-        def happening() -> Iterator[Event]:
+        def happening() -> Generator[Event, None, None]:
             flow = self._core.answer(question, scope, token_budget, prompt=prompt)
             answer = yield from events(flow, self._core)
             yield answer
@@ -401,11 +401,11 @@ class AsyncMemory:
 
     def stream(
         self, question: str, *, scope: Scope, token_budget: int | None = None, prompt: str | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """As `Memory.stream`: an asynchronous iterator."""
         self._core.check_scope(scope)
 
-        async def happening() -> AsyncIterator[Event]:
+        async def happening() -> AsyncGenerator[Event, None]:
             flow = self._core.answer(question, scope, token_budget, prompt=prompt)
             async with aclosing(aevents(flow, self._core)) as items:
                 async for item in items:

@@ -1,0 +1,353 @@
+"""Memory for agents, workflows and chat engines: recalled for each question, told what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, Self
+
+from llama_index.core.async_utils import asyncio_run
+from llama_index.core.base.llms.types import ChatMessage, ContentBlock, TextBlock
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
+from llama_index.core.memory import Memory as ChatMemory
+from llama_index.core.memory.memory import (
+    DEFAULT_TOKEN_LIMIT,
+    InsertMethod,
+    generate_chat_store_key,
+)
+from llama_index.core.prompts import RichPromptTemplate
+from llama_index.core.settings import Settings
+from llama_index.core.storage.chat_store.base_db import MessageStatus
+from pydantic import Field, PrivateAttr, field_serializer, field_validator
+
+from memlora_plugins import AddResult, Hit, Memory, NotPortableError, Scope, as_context
+from memlora_plugins.flows.effects import Call, Flow
+from memlora_plugins.plugs.doors import UNAVAILABLE, arun, run
+from memlora_plugins.plugs.recalled import introduced, unseen
+
+from .events import dispatcher, report, warn
+from .history import Entry, History
+from .messages import by_person, copied, text_of
+from .reopening import reopened
+from .retriever import as_nodes
+
+
+class _Asked(NamedTuple):
+    """What is to be recalled: the words, and what tells them from the same words said at another time."""
+
+    query: str
+    at: Hashable
+
+
+class MemLoRAMemory(ChatMemory):
+    """A full `memory=` for `FunctionAgent`, `AgentWorkflow` and chat engines.
+
+    - *What is said* is kept durably, message by message. When a reply ends an exchange, facts are distilled from what
+      the person said: one call of the extraction expert per line of theirs.
+    - *What is recalled* for the person's last words, from all their conversations, is shown to the model with the chat
+      history; once per turn, however often the history is read. It never becomes part of the history.
+    - *The chat history* is that of the session, as long as it fits into `chat_history_token_ratio` of `token_limit`.
+      It is kept in the memory itself: with the same `session_id` it goes on after a restart.
+
+    `set` and `reset` change what the chat history consists of; what was said stays remembered. To remove it, erase:
+    `memory.erase(scope=Scope(user_id, session_id=…))` of the core.
+
+    Where the store, the embedder or the model of the experts is out of reach, the chat goes on and a
+    `MemoryWarningEvent` says so. Serialized (`Context.to_dict`), it is its settings; `from_dict` opens it again.
+
+    Args (of `from_defaults`):
+        memory: the open memory; it stays the caller's to close.
+        user_id: whose memory it is.
+        session_id: which conversation; None: a new one.
+        agent_id: keeps this agent's memory apart from that of others of the same person.
+        limit: how many facts and turns are recalled at most; their size is bounded by `Settings.token_budget` and by
+            what `token_limit` leaves beside the chat history.
+        wait: True distils before the reply is handed on; False (the default) in the background.
+        insert_method: `InsertMethod.USER` (the default) shows memories at the head of the person's last message, where
+            any chat template takes them and the cached prefix of a conversation stays valid; `InsertMethod.SYSTEM` in
+            a system message.
+        callback_manager: is told of recalls, and of the experts as of an LLM; None: that of `Settings`.
+        chat_history, token_limit, memory_blocks, memory_blocks_template, chat_history_token_ratio, token_flush_size,
+            tokenizer_fn, and the estimates of sizes: as `Memory`. There is no `chat_store`.
+
+    Raises:
+        ScopeError: a blank or missing id. ClosedError, ForkedError (by any method): the memory cannot be used any more.
+        MessageError (by put): something that is no `ChatMessage`.
+    """
+
+    memory: Memory
+    user_id: str
+    agent_id: str | None = None
+    limit: int = Field(default=10, ge=1)
+    wait: bool = False
+    insert_method: InsertMethod = InsertMethod.USER
+    sql_store: Any = Field(default=None, exclude=True, description="Not used: the history is kept in `memory`.")
+    callback_manager: CallbackManager | None = Field(default=None, exclude=True)
+
+    _history: History = PrivateAttr()
+    _first: str | None = PrivateAttr(default=None)  # id of the first message that the model is shown
+    _costs: dict[str, int] = PrivateAttr(default_factory=dict)  # tokens of messages, by id
+    _recalled: tuple[_Asked, str] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in serialized form."""
+        return "MemLoRAMemory"
+
+    @field_validator("memory_blocks_template", mode="before")
+    @classmethod
+    def _template(cls, template: Any) -> Any:
+        return RichPromptTemplate(template) if isinstance(template, str) else template
+
+    def __init__(self, **values: Any) -> None:
+        values["session_id"] = values.get("session_id") or generate_chat_store_key()
+        scope = Scope(values.get("user_id"), values.get("agent_id"), values["session_id"])  # type: ignore[arg-type]
+        if isinstance(values.get("memory"), dict):
+            values["memory"] = reopened(values["memory"])
+        super().__init__(**{"token_limit": DEFAULT_TOKEN_LIMIT, **values})
+        self._history = History(self.memory, scope)
+
+    @classmethod
+    def from_defaults(  # type: ignore[override]
+        cls,
+        *,
+        memory: Memory,
+        user_id: str,
+        session_id: str | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        token_limit: int = DEFAULT_TOKEN_LIMIT,
+        **settings: Any,
+    ) -> Self:
+        """See the class; `chat_history` is what was said in the session before."""
+        made = cls(memory=memory, user_id=user_id, session_id=session_id, token_limit=token_limit, **settings)
+        if chat_history is not None:
+            made.set(chat_history)
+        return made
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """What `from_dict` makes this again of, as JSON has it: settings and ids, no secrets and nothing that was said.
+
+        Raises:
+            NotPortableError: the memory was built by hand from parts, or there are `memory_blocks`.
+        """
+        self.memory.portable()
+        if self.memory_blocks:
+            raise NotPortableError("memory_blocks cannot be serialized; use MemLoRAMemory without them for that.")
+        return super().to_dict(**{"mode": "json", **kwargs})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_dict, (self.to_dict(),)
+
+    @field_serializer("memory")
+    def _settings(self, memory: Memory) -> dict[str, Any]:
+        return memory.portable()
+
+    @field_serializer("memory_blocks_template")
+    def _template_text(self, template: RichPromptTemplate) -> str:
+        return template.template_str
+
+    def get(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
+        """The chat history for a model, with what is recalled for `input` or else for the person's last words."""
+        return run(self._get(input, block_kwargs))
+
+    async def aget(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
+        """As `get`."""
+        return await arun(self._get(input, block_kwargs))
+
+    def get_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
+        """All messages of the chat history; with `status` those that a model is shown (active) or not (archived)."""
+        return run(self._get_all(status))
+
+    async def aget_all(self, status: MessageStatus | None = None) -> list[ChatMessage]:
+        """As `get_all`."""
+        return await arun(self._get_all(status))
+
+    def put(self, message: ChatMessage) -> None:
+        """Keep a message; a reply ends the exchange, which is distilled then."""
+        run(self._put([message]))
+
+    async def aput(self, message: ChatMessage) -> None:
+        """As `put`."""
+        await arun(self._put([message]))
+
+    def put_messages(self, messages: list[ChatMessage]) -> None:
+        """As `put`, for several."""
+        run(self._put(messages))
+
+    async def aput_messages(self, messages: list[ChatMessage]) -> None:
+        """As `put`, for several."""
+        await arun(self._put(messages))
+
+    def set(self, messages: list[ChatMessage]) -> None:
+        """Let the chat history consist of `messages`. Those that the session knows are not kept twice."""
+        run(self._set(messages))
+
+    async def aset(self, messages: list[ChatMessage]) -> None:
+        """As `set`."""
+        await arun(self._set(messages))
+
+    def reset(self, status: MessageStatus | None = None) -> None:
+        """Begin the chat history anew. What was said stays remembered, and is recalled; to remove it, erase."""
+        run(self._reset(status))
+
+    async def areset(self, status: MessageStatus | None = None) -> None:
+        """As `reset`."""
+        await arun(self._reset(status))
+
+    def _get(self, input: str | ChatMessage | None, block_kwargs: dict[str, Any]) -> Flow[list[ChatMessage]]:
+        entries = yield from self._history.read(self._fill)
+        shown = entries[(yield from self._advance(entries)) :]
+        recalled = yield from self._recalled_for(shown, input)
+        history = [copied(entry.message) for entry in shown]
+        content: list[ContentBlock] = [TextBlock(text=introduced(recalled))] if recalled else []
+        beside: list[ChatMessage] = []
+        if self.memory_blocks:
+            more, beside = yield from _waited(lambda: self._of_blocks(history, input, block_kwargs, recalled))
+            content = [*content, *more]
+        return self._insert_memory_content(history, content, beside)
+
+    def _get_all(self, status: MessageStatus | None) -> Flow[list[ChatMessage]]:
+        entries = yield from self._history.read()
+        start = self._start(entries)
+        chosen = {None: entries, MessageStatus.ACTIVE: entries[start:], MessageStatus.ARCHIVED: entries[:start]}
+        return [copied(entry.message) for entry in chosen[status]]
+
+    def _put(self, messages: Sequence[ChatMessage]) -> Flow[None]:
+        yield from Call(lambda: self._remember(messages), lambda: self._aremember(messages))
+
+    def _set(self, messages: Sequence[ChatMessage]) -> Flow[None]:
+        self._first = self._recalled = None
+        self._report((yield from self._history.set(messages, wait=self.wait)))
+
+    def _reset(self, status: MessageStatus | None) -> Flow[None]:
+        entries: list[Entry] = []
+        if status is not None:
+            entries = yield from self._history.read()
+            start = self._start(entries)
+            entries = entries[:start] if status is MessageStatus.ACTIVE else entries[start:]
+        self._first = self._recalled = None
+        self._report((yield from self._history.keep_only([entry.id for entry in entries])))
+
+    @dispatcher.span
+    def _remember(self, messages: Sequence[ChatMessage]) -> None:
+        self._report(run(self._history.add(messages, wait=self.wait)))
+
+    @dispatcher.span
+    async def _aremember(self, messages: Sequence[ChatMessage]) -> None:
+        self._report(await arun(self._history.add(messages, wait=self.wait)))
+
+    @dispatcher.span
+    def _recall(self, query: str, here: list[str]) -> str:
+        return run(self._recalling(query, here))
+
+    @dispatcher.span
+    async def _arecall(self, query: str, here: list[str]) -> str:
+        return await arun(self._recalling(query, here))
+
+    def _recalled_for(self, shown: Sequence[Entry], input: str | ChatMessage | None) -> Flow[str]:
+        """The memories for what is asked, as lines; they are looked up once per turn."""
+        asked = _asked(shown, input)
+        if asked is None:
+            return ""
+        if self._recalled is None or self._recalled[0] != asked:
+            here = [entry.id for entry in shown]
+            text = yield from Call(lambda: self._recall(asked.query, here), lambda: self._arecall(asked.query, here))
+            self._recalled = asked, text
+        return self._recalled[1]
+
+    def _recalling(self, query: str, here: Sequence[str]) -> Flow[str]:
+        hits: list[Hit] = []
+        dispatcher.event(RetrievalStartEvent(str_or_query_bundle=query))
+        with self._callbacks.event(CBEventType.RETRIEVE, payload={EventPayload.QUERY_STR: query}) as event:
+            try:
+                hits = yield from unseen(self.memory, query, scope=self._history.scope, limit=self.limit, here=here)
+            except UNAVAILABLE as error:
+                warn("recall", error)
+            nodes = as_nodes(hits)
+            event.on_end(payload={EventPayload.NODES: nodes})
+        dispatcher.event(RetrievalEndEvent(str_or_query_bundle=query, nodes=nodes))
+        left = self.token_limit - self._room - len(self.tokenizer_fn(introduced("")))
+        return as_context(hits, token_budget=min(self.memory.settings.token_budget, left))
+
+    async def _of_blocks(
+        self, history: list[ChatMessage], input: str | ChatMessage | None, block_kwargs: dict[str, Any], recalled: str
+    ) -> tuple[list[ContentBlock], list[ChatMessage]]:
+        """What the `memory_blocks` show, within what the chat history and the recalled memories leave."""
+        found = await self._get_memory_blocks_content(history, input=input, **block_kwargs)
+        tokens = sum(self._estimate_token_count(content) for content in found.values() if content)
+        taken = self._estimate_token_count(history) + self._estimate_token_count(recalled)
+        found = await self._truncate_memory_blocks(found, tokens, taken)
+        templated, beside = await self._format_memory_blocks(found)
+        made = self.memory_blocks_template.format_messages(memory_blocks=templated) if templated else []
+        return made[0].blocks if made else [], beside
+
+    @property
+    def _room(self) -> int:
+        """Tokens that the chat history may take."""
+        return int(self.token_limit * self.chat_history_token_ratio)
+
+    @property
+    def _callbacks(self) -> CallbackManager:
+        return self.callback_manager or Settings.callback_manager
+
+    def _fill(self, entries: Sequence[Entry]) -> bool:
+        return sum(map(self._cost, entries)) > self._room
+
+    def _cost(self, entry: Entry) -> int:
+        if entry.id not in self._costs:
+            self._costs[entry.id] = self._estimate_token_count(entry.message)
+        return self._costs[entry.id]
+
+    def _start(self, entries: Sequence[Entry]) -> int:
+        """Where the messages begin that a model is shown: whole exchanges, and always the last one. So many are left
+        out at once that the next ones fit too: a server's cache of the conversation stays valid for a while.
+        """
+        place = next((place for place, entry in enumerate(entries) if entry.id == self._first), 0)
+        over = sum(map(self._cost, entries[place:])) - self._room
+        if over <= 0:
+            return place
+        passed, start = 0, place
+        for at in range(place, len(entries)):
+            if at > place and by_person(entries[at].message) and not by_person(entries[at - 1].message):
+                start = at
+                if passed >= max(over, self.token_flush_size):
+                    break
+            passed += self._cost(entries[at])
+        return start
+
+    def _advance(self, entries: Sequence[Entry]) -> Flow[int]:
+        """As `_start`; what is no longer shown from now on goes to the `memory_blocks`."""
+        start = self._start(entries)
+        before = next((place for place, entry in enumerate(entries) if entry.id == self._first), start)
+        self._first = entries[start].id if entries else None
+        ejected = [copied(entry.message) for entry in entries[before:start]]
+        if ejected and self.memory_blocks:
+            yield from _waited(lambda: self._waterfall(ejected))
+        return start
+
+    async def _waterfall(self, messages: list[ChatMessage]) -> None:
+        for block in self.memory_blocks:
+            await block.aput(messages, from_short_term_memory=True, session_id=self.session_id)
+
+    def _report(self, result: AddResult | None) -> None:
+        if result is not None:
+            report(result, self.memory, self._callbacks)
+
+
+def _asked(shown: Sequence[Entry], input: str | ChatMessage | None) -> _Asked | None:
+    """What the memories are to be about: `input`, or what the person said last. None: there are no words.
+
+    An agent gives the person's words, which stand in the history already, as `input` again after each tool; a chat
+    engine gives them before it puts them there.
+    """
+    last = next((entry for entry in reversed(shown) if by_person(entry.message)), None)
+    said = text_of(last.message) if last else ""
+    given = text_of(input) if isinstance(input, ChatMessage) else input
+    if given is None or (last is not None and last is shown[-1] and given == said):
+        return _Asked(said, last.id if last else None) if said.strip() else None
+    return _Asked(given, ("then", shown[-1].id if shown else None)) if given.strip() else None
+
+
+def _waited(work: Callable[[], Any]) -> Call[Any]:
+    """What LlamaIndex has as a coroutine only."""
+    return Call(lambda: asyncio_run(work()), work)
