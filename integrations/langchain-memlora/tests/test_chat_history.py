@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from brain import ScriptedChatModel
-from flaky_store import ANA
 from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from scripted import FakeBackend
+from two_people import ANA
 
 from langchain_memlora import MemLoRAChatMessageHistory
 from memlora_plugins import BackendUnavailableError, Memory, MessageError, Scope, ScopeError

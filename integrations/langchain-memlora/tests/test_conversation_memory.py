@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from brain import ScriptedChatModel
-from flaky_store import ANA
 from langchain_core._api import LangChainDeprecationWarning
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from two_people import ANA
 
 from memlora_plugins import InvalidInputError, Memory, Message, Scope, ScopeError
 from memlora_plugins.flows.recall import tokens

@@ -10,7 +10,6 @@ from typing import Any, TypedDict
 
 import pytest
 from brain import Script, ScriptedChatModel
-from flaky_store import ANA, FlakyStore
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware, SummarizationMiddleware
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
@@ -19,6 +18,7 @@ from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from scripted import FakeBackend, decides
+from two_people import ANA, FlakyStore
 
 from langchain_memlora import MemLoRAMiddleware, MemLoRAToolkit
 from memlora_plugins import BackendUnavailableError, ClosedError, Memory, Message, Scope, ScopeError

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from brain import ScriptedChatModel
-from flaky_store import ANA
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
+from two_people import ANA
 
 from langchain_memlora import MemLoRARetriever
 from langchain_memlora.messages import as_message

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from flaky_store import ANA, BOB, FlakyStore
 from langchain_core.messages import ToolCall, ToolMessage
 from langchain_core.tools import BaseTool
 from scripted import FakeBackend, decides
+from two_people import ANA, BOB, FlakyStore
 
 from langchain_memlora import ForgetMemoryTool, MemLoRAToolkit, SaveMemoryTool, SearchMemoryTool
 from memlora_plugins import BackendUnavailableError, Memory, ScopeError
