@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -137,8 +137,11 @@ class Core:
         turns = tuple(replace(turn, pending=turn.id in left) for turn in kept.turns)
         return replace(done, turns=turns, errors=errors + done.errors)
 
-    def search(self, text: str, scope: Scope, limit: int, kinds: Sequence[Kind]) -> Flow[list[Hit]]:
-        return recall.search(self.store, scope, text, limit=_whole("limit", limit, least=1), kinds=kinds)
+    def search(
+        self, text: str, scope: Scope, limit: int, kinds: Sequence[Kind], without: Collection[str]
+    ) -> Flow[list[Hit]]:
+        most = _whole("limit", limit, least=1)
+        return recall.search(self.store, scope, text, limit=most, kinds=kinds, without=without)
 
     def context(self, text: str, scope: Scope, token_budget: int | None) -> Flow[str]:
         return recall.context(self.store, scope, text, token_budget=self._budget(token_budget))

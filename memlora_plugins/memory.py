@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -140,13 +140,15 @@ class Memory:
         scope: Scope,
         limit: int = 10,
         kinds: Sequence[Kind] = _BOTH,
+        without: Collection[str] = (),
     ) -> list[Hit]:
-        """Facts and turns that answer `text`, best first.
+        """Facts and turns that answer `text`, best first; none whose id is in `without`, such as turns that stand in
+        the conversation anyway.
 
         Raises:
             InvalidInputError: blank text, a limit below 1, an unknown kind. EmbeddingError: the embedder failed.
         """
-        return self._run(self._core.search(text, scope, limit, kinds), scope)
+        return self._run(self._core.search(text, scope, limit, kinds, without), scope)
 
     def context(self, text: str, *, scope: Scope, token_budget: int | None = None) -> str:
         """Dated lines for a prompt about `text`, in order of time, within `token_budget` estimated tokens (default
@@ -374,9 +376,10 @@ class AsyncMemory:
         scope: Scope,
         limit: int = 10,
         kinds: Sequence[Kind] = _BOTH,
+        without: Collection[str] = (),
     ) -> list[Hit]:
         """As `Memory.search`."""
-        return await self._run(self._core.search(text, scope, limit, kinds), scope)
+        return await self._run(self._core.search(text, scope, limit, kinds, without), scope)
 
     async def context(self, text: str, *, scope: Scope, token_budget: int | None = None) -> str:
         """As `Memory.context`."""

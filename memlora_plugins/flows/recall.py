@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -30,9 +30,15 @@ class Recalled:
 
 
 def search(
-    store: FactStore, scope: Scope, text: str, *, limit: int, kinds: Sequence[Kind] = ("fact", "turn")
+    store: FactStore,
+    scope: Scope,
+    text: str,
+    *,
+    limit: int,
+    kinds: Sequence[Kind] = ("fact", "turn"),
+    without: Collection[str] = (),
 ) -> Flow[list[Hit]]:
-    """Facts and turns that answer `text`, best first, at most `limit`.
+    """Facts and turns that answer `text`, best first, at most `limit`, and none with an id in `without`.
 
     Raises:
         InvalidInputError: blank text, or an unknown kind.
@@ -42,7 +48,7 @@ def search(
     if not set(kinds) <= set(get_args(Kind)):
         raise InvalidInputError(f"kinds is a sequence of 'fact' and 'turn', got {kinds!r}.")
     vectors = yield from Embed([text])
-    return (yield from store.search(scope, text, vectors[0], limit=limit, kinds=kinds))
+    return (yield from store.search(scope, text, vectors[0], limit=limit, kinds=kinds, without=without))
 
 
 def recall(store: FactStore, scope: Scope, text: str, *, token_budget: int) -> Flow[Recalled]:

@@ -7,7 +7,7 @@ The scope filter is applied in here, never by callers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -87,8 +87,11 @@ class FactStore(Protocol):
         *,
         limit: int,
         kinds: Sequence[Kind] = ("fact", "turn"),
+        without: Collection[str] = (),
     ) -> Flow[list[Hit]]:
-        """Hybrid search, best first. Without `vector` (the embedder failed) by words alone."""
+        """Hybrid search, best first, which leaves out the ids in `without`. Without `vector` (the embedder failed) by
+        words alone.
+        """
 
     def neighbours(
         self, scope: Scope, vectors: Sequence[Vector], *, limit: int

@@ -5,7 +5,8 @@ Both stores are this class with an engine each, so they agree by construction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InvalidInputError
@@ -68,8 +69,9 @@ class PointStore:
         *,
         limit: int,
         kinds: Sequence[Kind] = ("fact", "turn"),
+        without: Collection[str] = (),
     ) -> Flow[list[Hit]]:
-        return (yield from self._engine.guard(self._search(scope, text, vector, limit, kinds)))
+        return (yield from self._engine.guard(self._search(scope, text, vector, limit, kinds, without)))
 
     def neighbours(
         self, scope: Scope, vectors: Sequence[Vector], *, limit: int
@@ -252,7 +254,13 @@ class PointStore:
         return [signals.Place.stored(point) for point in found]
 
     def _search(
-        self, scope: Scope, text: str, vector: Vector | None, limit: int, kinds: Sequence[Kind]
+        self,
+        scope: Scope,
+        text: str,
+        vector: Vector | None,
+        limit: int,
+        kinds: Sequence[Kind],
+        without: Collection[str],
     ) -> Flow[list[Hit]]:
         own = of_user(scope)
         where = found_by(scope) if set(kinds) >= {"fact", "turn"} else (*own, In("shelf", tuple(kinds)))
@@ -262,11 +270,13 @@ class PointStore:
         asked = self._question(scope, clean_text(text), vector)
         if not asked or not kinds:
             return []
-        most = max(min(ranking.CANDIDATES, ranking.FOR_EACH * limit), limit)
+        most = max(min(ranking.CANDIDATES, ranking.FOR_EACH * limit + len(without)), limit)
         searches = [Search(name, value, where, most, corpus=own) for name, value in asked.items()]
         lists = yield from self._engine.search(searches)
         fused = ranking.fuse(dict(zip(asked, lists, strict=True)))
-        ranked = [(as_id(id), score) for id, score in fused[: ranking.LOOK_AHEAD * limit]]
+        left_out = set(without)
+        wanted = ((as_id(id), score) for id, score in fused)
+        ranked = list(islice((item for item in wanted if item[0] not in left_out), ranking.LOOK_AHEAD * limit))
         among = (*facts_of(scope), Ids(tuple(id for id, _ in ranked)))  # to read a payload is dear: few need theirs
         facts = yield from self._engine.scroll(among, fields=("operation", "origins"))
         best = ranking.rerank(ranked, _sources(facts))[:limit]

@@ -17,6 +17,7 @@ from filled_memory import RandomEmbedder, chatter, fill
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
 from scripted import FakeBackend, decides, says
+from stalls import longest_stall
 from timed import TIMED
 
 from langchain_memlora import MemLoRAMiddleware
@@ -107,24 +108,6 @@ def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory, way: s
 def test_fifty_agents_on_one_event_loop(benchmark: Any, tmp_path: Path, embedder: Any) -> None:
     lines, numbers = chatter(9), itertools.count()
 
-    async def stall(agent: Any) -> float:
-        """The longest time, in ms, for which the loop did nothing else while 50 agents answered."""
-        longest, done = 0.0, False
-
-        async def tick() -> None:
-            nonlocal longest
-            before = time.perf_counter()
-            while not done:
-                await asyncio.sleep(0)
-                now = time.perf_counter()
-                longest, before = max(longest, now - before), now
-
-        ticking = asyncio.create_task(tick())
-        await asyncio.gather(*(agent.ainvoke(*_turn(next(numbers), lines)) for _ in range(AGENTS)))
-        done = True
-        await ticking
-        return longest * 1000
-
     with _memory(tmp_path, embedder()) as memory:
         fill(memory, chatter(7), users=USERS, turns_each=20)
         agents = {"with": _agent(MemLoRAMiddleware(memory=memory)), "without": _agent()}
@@ -133,7 +116,8 @@ def test_fifty_agents_on_one_event_loop(benchmark: Any, tmp_path: Path, embedder
         async def runs() -> None:
             for _ in range(6):
                 for kind, agent in agents.items():
-                    stalls[kind].append(await stall(agent))
+                    running = (agent.ainvoke(*_turn(next(numbers), lines)) for _ in range(AGENTS))
+                    stalls[kind].append(await longest_stall(running))
                 await memory.aio.flush()
 
         benchmark.pedantic(lambda: asyncio.run(runs()), rounds=1)

@@ -401,6 +401,21 @@ def _at_once(calls: list[Callable[[], object]]) -> list[str]:
     return outcomes
 
 
+class TestLeavingOut:
+    def test_what_is_left_out_makes_room_for_others(self, store: FactStore) -> None:
+        said = [turn(f"tea number {number}", at=number) for number in range(30)]
+        put(store, *said)
+        (fact,) = distil(store, turn("I like tea", at=40), "Likes tea")
+        seen = [one.id for one in said[:28]]
+        hits = run(store.search(ANA, "tea", vector("tea"), limit=3, without=seen))
+        assert len(hits) == 3
+        assert not {hit.id for hit in hits} & set(seen)
+        everything = run(store.search(ANA, "tea", vector("tea"), limit=40))
+        left = run(store.search(ANA, "tea", vector("tea"), limit=40, without=[fact.id, *seen]))
+        assert {hit.id for hit in left} == {hit.id for hit in everything} - {fact.id, *seen}
+        assert len(left) == 3
+
+
 class TestForget:
     def test_leaves_a_turn_out_of_search_and_keeps_it(self, store: FactStore) -> None:
         one, other = turn("my door code is 4711", at=1), turn("I like tea", at=2)

@@ -26,6 +26,10 @@ class FlakyStore(EdgeFactStore):
         self._check_up()
         return super().search(*args, **kwargs)
 
+    def turns(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_up()
+        return super().turns(*args, **kwargs)
+
     def put_turns(self, *args: Any, **kwargs: Any) -> Any:
         self._check_up()
         return super().put_turns(*args, **kwargs)

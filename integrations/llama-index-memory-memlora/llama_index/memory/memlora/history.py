@@ -7,7 +7,7 @@ it consists of from then on; what was said before stays remembered.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,18 +18,19 @@ from memlora_plugins.flows.effects import Flow
 from memlora_plugins.plugs.doors import UNAVAILABLE, through
 
 from .events import warn
-from .messages import as_message, from_kept, is_reply, same
+from .messages import as_message, from_kept, is_reply, is_spoken, same
 
 _MARK = "llama_index_history"  # key of a mark's metadata: JSON list of message ids
-_FEWEST, _FACTOR = 16, 4  # turns read at first, and how many times more if that is too few
+_FEWEST, _FACTOR = 8, 4  # turns read at first, and how many times more if that is too few
 _MOST_LEFT = 50  # turns of earlier processes that are distilled with an exchange
 
 
 class Entry(NamedTuple):
-    """A message of the session, with the id that its turn is known by."""
+    """A message of the session, with the id that its turn is known by; `spoken` if a search can find it."""
 
     id: str
     message: ChatMessage
+    spoken: bool
 
 
 class History:
@@ -42,9 +43,12 @@ class History:
         self.memory = memory
         self.scope = scope
         self._log: list[Turn] = []  # the latest turns, as they were last read
+        self._places: dict[str, int] = {}  # where in it, by turn id
+        self._whole = False  # whether it begins with the first of the session
+        self._view: tuple[list[Entry], bool] | None = None  # what it says
         self._unkept: list[Message] = []
         self._open: list[Message] | None = None  # kept and not handed on to be distilled; None: the store knows
-        self._made: dict[str, ChatMessage] = {}  # by turn id
+        self._made: dict[str, Entry] = {}  # by turn id
 
     def read(
         self, enough: Callable[[Sequence[Entry]], bool] = lambda entries: False, *, everything: bool = False
@@ -53,22 +57,32 @@ class History:
 
         It begins where it was last set or reset; with `everything` all turns of the session are read all the same.
         """
+        if self._unkept:  # the store did not answer just now
+            return self._entries()[0]
         size = _FEWEST
         try:
             while True:
                 newest: list[Turn] = yield from through(self.memory, partial(_newest, scope=self.scope, limit=size))
-                newest = newest[::-1]
-                known = {turn.id: place for place, turn in enumerate(self._log)}
-                whole = len(newest) < size
-                before = 0 if whole or not newest else known.get(newest[0].id, 0)
-                self._log = self._log[:before] + newest
+                self._heed(newest[::-1], first_is_there=len(newest) < size)
                 entries, complete = self._entries()
-                if whole or ((complete or enough(entries)) and not everything):
+                if self._whole or ((complete or enough(entries)) and not everything):
                     return entries
                 size = max(size, len(self._log)) * _FACTOR
         except UNAVAILABLE as error:
-            warn("history", error, unkept=len(self._unkept))
+            warn("history", error)
             return self._entries()[0]
+
+    def _heed(self, newest: list[Turn], *, first_is_there: bool) -> None:
+        """Bring the log up to date with the latest turns, which may begin with the session's first."""
+        ids = [turn.id for turn in newest]
+        before = 0 if first_is_there else self._places.get(ids[0], 0)
+        anchored = first_is_there or ids[0] in self._places
+        if anchored and ids == [turn.id for turn in self._log[before:]] and self._whole >= first_is_there:
+            return
+        self._log = self._log[:before] + newest
+        self._places = {turn.id: place for place, turn in enumerate(self._log)}
+        self._whole = first_is_there or (anchored and self._whole)
+        self._view = None
 
     def add(self, messages: Sequence[ChatMessage], *, wait: bool) -> Flow[AddResult | None]:
         """Keep messages; a reply among them ends the exchange, which is distilled then. None: the store could not take
@@ -81,9 +95,9 @@ class History:
         """Let the history consist of `messages`. What the session holds already stays what it is, the rest is added."""
         yield from self.read(everything=True)
         known: dict[Hashable, list[str]] = {}
-        for id, _, message in reversed(list(self._items())):
-            if message is not None:
-                known.setdefault(same(message), []).append(id)
+        for _, entry in reversed(list(self._items())):
+            if entry is not None:
+                known.setdefault(same(entry.message), []).append(entry.id)
         ids: list[str] = []
         new: list[Message] = []
         for message in messages:
@@ -116,10 +130,11 @@ class History:
                 result = yield from through(self.memory, lambda door: door.keep(batch, scope=self.scope))
                 self._open = None if self._open is None else [*self._open, *batch]
         except UNAVAILABLE as error:
-            self._unkept = batch
+            self._unkept, self._view = batch, None
             warn("keep", error, unkept=len(batch))
             return None
-        self._unkept = []
+        if self._unkept:
+            self._unkept, self._view = [], None
         return result
 
     def _left(self) -> Flow[list[Message]]:
@@ -129,27 +144,37 @@ class History:
         )
         return [Message(turn.role, turn.text or turn.images, id=turn.message_id) for turn in turns]
 
-    def _items(self) -> Iterator[tuple[str, Any, ChatMessage | None]]:
-        """Id, metadata and chat message of everything in the log, and of what waits to be in it."""
+    def _items(self) -> Iterator[tuple[Mapping[str, Any], Entry | None]]:
+        """Metadata and message of everything in the log, and of what waits to be in it."""
         for turn in self._log:
-            if turn.id not in self._made and (message := from_kept(turn)) is not None:
-                self._made[turn.id] = message
-            yield turn.message_id, turn.metadata, self._made.get(turn.id)
+            if turn.id not in self._made and (entry := _entry(turn.message_id, turn)) is not None:
+                self._made[turn.id] = entry
+            yield turn.metadata, self._made.get(turn.id)
         for waiting in self._unkept:
-            yield waiting.id, waiting.metadata, from_kept(waiting)
+            yield waiting.metadata, _entry(waiting.id, waiting)
 
     def _entries(self) -> tuple[list[Entry], bool]:
-        """The messages that the history consists of, and whether a mark says so for all of them."""
-        shown: dict[str, None] = {}
-        found: dict[str, ChatMessage] = {}
-        marked = False
-        for id, metadata, message in self._items():
-            if _MARK in metadata:
-                shown, marked = dict.fromkeys(json.loads(metadata[_MARK])), True
-            elif message is not None:
-                shown.setdefault(id)
-                found[id] = message
-        return [Entry(id, found[id]) for id in shown if id in found], marked and found.keys() >= shown.keys()
+        """The messages that the history consists of, and whether a mark says so for all of them. The same list as long
+        as nothing is added.
+        """
+        if self._view is None:
+            shown: dict[str, None] = {}
+            found: dict[str, Entry] = {}
+            marked = False
+            for metadata, entry in self._items():
+                if _MARK in metadata:
+                    shown, marked = dict.fromkeys(json.loads(metadata[_MARK])), True
+                elif entry is not None:
+                    shown.setdefault(entry.id)
+                    found[entry.id] = entry
+            entries = [found[id] for id in shown if id in found]
+            self._view = entries, marked and len(entries) == len(shown)
+        return self._view
+
+
+def _entry(id: str, kept: Turn | Message) -> Entry | None:
+    message = from_kept(kept)
+    return None if message is None else Entry(id, message, is_spoken(message))
 
 
 def _newest(door: Any, *, scope: Scope, limit: int) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Self
 
 from llama_index.core.async_utils import asyncio_run
-from llama_index.core.base.llms.types import ChatMessage, ContentBlock, TextBlock
+from llama_index.core.base.llms.types import ChatMessage, ContentBlock, MessageRole, TextBlock
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
 from llama_index.core.memory import Memory as ChatMemory
@@ -27,7 +27,7 @@ from memlora_plugins.plugs.recalled import introduced, unseen
 
 from .events import dispatcher, report, warn
 from .history import Entry, History
-from .messages import by_person, copied, text_of
+from .messages import by_person, copied, is_reply, text_of
 from .reopening import reopened
 from .retriever import as_nodes
 
@@ -86,6 +86,7 @@ class MemLoRAMemory(ChatMemory):
 
     _history: History = PrivateAttr()
     _first: str | None = PrivateAttr(default=None)  # id of the first message that the model is shown
+    _placed: tuple[list[Entry], int] | None = PrivateAttr(default=None)  # where that is in the history last read
     _costs: dict[str, int] = PrivateAttr(default_factory=dict)  # tokens of messages, by id
     _recalled: tuple[_Asked, str] | None = PrivateAttr(default=None)
 
@@ -198,7 +199,7 @@ class MemLoRAMemory(ChatMemory):
         entries = yield from self._history.read(self._fill)
         shown = entries[(yield from self._advance(entries)) :]
         recalled = yield from self._recalled_for(shown, input)
-        history = [copied(entry.message) for entry in shown]
+        history = _given(shown)
         content: list[ContentBlock] = [TextBlock(text=introduced(recalled))] if recalled else []
         beside: list[ChatMessage] = []
         if self.memory_blocks:
@@ -216,7 +217,7 @@ class MemLoRAMemory(ChatMemory):
         yield from Call(lambda: self._remember(messages), lambda: self._aremember(messages))
 
     def _set(self, messages: Sequence[ChatMessage]) -> Flow[None]:
-        self._first = self._recalled = None
+        self._first = self._placed = self._recalled = None
         self._report((yield from self._history.set(messages, wait=self.wait)))
 
     def _reset(self, status: MessageStatus | None) -> Flow[None]:
@@ -225,7 +226,7 @@ class MemLoRAMemory(ChatMemory):
             entries = yield from self._history.read()
             start = self._start(entries)
             entries = entries[:start] if status is MessageStatus.ACTIVE else entries[start:]
-        self._first = self._recalled = None
+        self._first = self._placed = self._recalled = None
         self._report((yield from self._history.keep_only([entry.id for entry in entries])))
 
     @dispatcher.span
@@ -250,7 +251,7 @@ class MemLoRAMemory(ChatMemory):
         if asked is None:
             return ""
         if self._recalled is None or self._recalled[0] != asked:
-            here = [entry.id for entry in shown]
+            here = [entry.id for entry in shown if entry.spoken]
             text = yield from Call(lambda: self._recall(asked.query, here), lambda: self._arecall(asked.query, here))
             self._recalled = asked, text
         return self._recalled[1]
@@ -291,19 +292,23 @@ class MemLoRAMemory(ChatMemory):
         return self.callback_manager or Settings.callback_manager
 
     def _fill(self, entries: Sequence[Entry]) -> bool:
-        return sum(map(self._cost, entries)) > self._room
+        return sum(self._tokens(entries)) > self._room
 
-    def _cost(self, entry: Entry) -> int:
-        if entry.id not in self._costs:
-            self._costs[entry.id] = self._estimate_token_count(entry.message)
-        return self._costs[entry.id]
+    def _tokens(self, entries: Sequence[Entry]) -> list[int]:
+        """What each message costs."""
+        known = self._costs
+        for entry in entries:
+            if entry.id not in known:
+                known[entry.id] = self._estimate_token_count(entry.message)
+        return [known[entry.id] for entry in entries]
 
     def _start(self, entries: Sequence[Entry]) -> int:
         """Where the messages begin that a model is shown: whole exchanges, and always the last one. So many are left
         out at once that the next ones fit too: a server's cache of the conversation stays valid for a while.
         """
-        place = next((place for place, entry in enumerate(entries) if entry.id == self._first), 0)
-        over = sum(map(self._cost, entries[place:])) - self._room
+        place = _place(entries, self._first) or 0
+        costs = self._tokens(entries)
+        over = sum(costs[place:]) - self._room
         if over <= 0:
             return place
         passed, start = 0, place
@@ -312,15 +317,18 @@ class MemLoRAMemory(ChatMemory):
                 start = at
                 if passed >= max(over, self.token_flush_size):
                     break
-            passed += self._cost(entries[at])
+            passed += costs[at]
         return start
 
-    def _advance(self, entries: Sequence[Entry]) -> Flow[int]:
+    def _advance(self, entries: list[Entry]) -> Flow[int]:
         """As `_start`; what is no longer shown from now on goes to the `memory_blocks`."""
+        if self._placed is not None and self._placed[0] is entries:
+            return self._placed[1]
         start = self._start(entries)
-        before = next((place for place, entry in enumerate(entries) if entry.id == self._first), start)
+        before = _place(entries, self._first)
         self._first = entries[start].id if entries else None
-        ejected = [copied(entry.message) for entry in entries[before:start]]
+        self._placed = entries, start
+        ejected = [] if before is None else [copied(entry.message) for entry in entries[before:start]]
         if ejected and self.memory_blocks:
             yield from _waited(lambda: self._waterfall(ejected))
         return start
@@ -340,12 +348,34 @@ def _asked(shown: Sequence[Entry], input: str | ChatMessage | None) -> _Asked | 
     An agent gives the person's words, which stand in the history already, as `input` again after each tool; a chat
     engine gives them before it puts them there.
     """
-    last = next((entry for entry in reversed(shown) if by_person(entry.message)), None)
+    place = _latest(shown)
+    last = shown[place] if place is not None else None
     said = text_of(last.message) if last else ""
     given = text_of(input) if isinstance(input, ChatMessage) else input
-    if given is None or (last is not None and last is shown[-1] and given == said):
+    answered = last is None or any(is_reply(entry.message) for entry in shown[place:])
+    if given is None or (given == said and not answered):
         return _Asked(said, last.id if last else None) if said.strip() else None
     return _Asked(given, ("then", shown[-1].id if shown else None)) if given.strip() else None
+
+
+def _place(entries: Sequence[Entry], id: str | None) -> int | None:
+    return next((place for place, entry in enumerate(entries) if entry.id == id), None)
+
+
+def _latest(shown: Sequence[Entry]) -> int | None:
+    """Where the person's last message is."""
+    return next((place for place in reversed(range(len(shown))) if by_person(shown[place].message)), None)
+
+
+def _given(shown: Sequence[Entry]) -> list[ChatMessage]:
+    """The messages as they are handed out: copies, where agents write their state and memories stand, which is in the
+    last exchange and in system messages.
+    """
+    latest = _latest(shown) or 0
+    return [
+        copied(entry.message) if place >= latest or entry.message.role == MessageRole.SYSTEM else entry.message
+        for place, entry in enumerate(shown)
+    ]
 
 
 def _waited(work: Callable[[], Any]) -> Call[Any]:

@@ -65,6 +65,11 @@ def by_person(message: ChatMessage) -> bool:
     return message.role == MessageRole.USER
 
 
+def is_spoken(message: ChatMessage) -> bool:
+    """Whether the person or the agent said it, in words: what a search finds."""
+    return _ROLES.get(message.role) in ("user", "assistant") and bool(text_of(message).strip())
+
+
 def is_reply(message: ChatMessage) -> bool:
     """Whether it ends an exchange: the agent says something and calls no tool."""
     return _ROLES.get(message.role) == "assistant" and bool(_parts(message.blocks)) and not _calls(message)

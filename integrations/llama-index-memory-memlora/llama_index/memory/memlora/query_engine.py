@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, closing
+from contextlib import AbstractContextManager, aclosing, closing
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response, StreamingResponse
-from llama_index.core.callbacks import CallbackManager
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.callbacks.base import EventContext
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.prompts.mixin import PromptDictType, PromptMixinType
 from llama_index.core.prompts.prompt_type import PromptType
@@ -85,7 +86,9 @@ class MemLoRAQueryEngine(BaseQueryEngine):
             self._template = template
 
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        """What is remembered about a query, without an answer."""
+        """What a search finds for a query: more than an answer is made from, which is what fits the token budget, or
+        with nano the nearest facts.
+        """
         return MemLoRARetriever(
             memory=self.memory,
             user_id=self.scope.user_id,
@@ -94,6 +97,22 @@ class MemLoRAQueryEngine(BaseQueryEngine):
         ).retrieve(query_bundle)
 
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        with self._told_as_query(query_bundle) as event:
+            response = self._respond(query_bundle)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        with self._told_as_query(query_bundle) as event:
+            response = await self._arespond(query_bundle)
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    def _told_as_query(self, query_bundle: QueryBundle) -> AbstractContextManager[EventContext]:
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
+        return self.callback_manager.event(CBEventType.QUERY, payload=payload)
+
+    def _respond(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         if not self.streaming:
             return self._response(self._ask(words(query_bundle)))
         events = self.memory.stream(words(query_bundle), **self._asked)
@@ -110,7 +129,7 @@ class MemLoRAQueryEngine(BaseQueryEngine):
 
         return StreamingResponse(tokens(), source_nodes=as_nodes(hits), metadata=metadata)
 
-    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+    async def _arespond(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
         if not self.streaming:
             return self._response(await self._aask(words(query_bundle)))
         events = self.memory.aio.stream(words(query_bundle), **self._asked)

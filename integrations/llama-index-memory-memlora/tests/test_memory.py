@@ -1,0 +1,728 @@
+"""`MemLoRAMemory` inside of what it is made for: agents, workflows and chat engines, sync, async and streaming."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock, ToolCallBlock
+from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler, TokenCountingHandler
+from llama_index.core.callbacks.schema import CBEventType
+from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine, SimpleChatEngine
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent, RetrievalStartEvent
+from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.llms.mock import MockFunctionCallingLLM
+from llama_index.core.memory import Memory as ChatMemory
+from llama_index.core.memory import StaticMemoryBlock
+from llama_index.core.memory.memory import InsertMethod
+from llama_index.core.storage.chat_store.base_db import MessageStatus
+from llama_index.core.workflow import Context, JsonSerializer
+from scripted import FakeBackend
+from two_people import ANA, FlakyStore
+
+from llama_index.memory.memlora import (
+    ExpertEndEvent,
+    MemLoRAMemory,
+    MemLoRARetriever,
+    MemoryAddEvent,
+    MemoryWarningEvent,
+)
+from memlora_plugins import (
+    BackendUnavailableError,
+    ClosedError,
+    Memory,
+    Message,
+    MessageError,
+    NotPortableError,
+    Scope,
+    ScopeError,
+)
+
+Heard = list[list[ChatMessage]]
+
+
+class Brain:
+    """A scripted chat model: it calls `clock` when asked for the time, and acknowledges everything else."""
+
+    def __init__(self) -> None:
+        self.heard: Heard = []
+        self.failing: Exception | None = None
+        self.llm = MockFunctionCallingLLM(response_generator=self._reply, is_chat_model=True)
+
+    def _reply(self, messages: Sequence[ChatMessage], **_: Any) -> ChatMessage:
+        if self.failing:
+            raise self.failing
+        self.heard.append([message.model_copy(deep=True) for message in messages])
+        last = messages[-1]
+        if last.role == MessageRole.TOOL:
+            return ChatMessage(role="assistant", content=f"It is {last.content}.")
+        if "time" in (last.content or "").rpartition("</memlora-memories>")[2]:
+            return ChatMessage(role="assistant", blocks=[call("clock")])
+        return ChatMessage(role="assistant", content="I see.")
+
+    def agent(self, **more: Any) -> FunctionAgent:
+        return FunctionAgent(llm=self.llm, tools=[clock], **{"streaming": False, **more})
+
+    @property
+    def shown(self) -> str:
+        """The last messages that it was shown, as lines."""
+        return "\n".join(f"{message.role.value}: {message.content}" for message in self.heard[-1])
+
+
+class Told(BaseEventHandler):
+    """Collects events."""
+
+    events: list[Any] = []  # noqa: RUF012
+
+    def handle(self, event: Any, **_: Any) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def clock() -> str:
+    """The time."""
+    return "noon"
+
+
+def call(name: str) -> ToolCallBlock:
+    return ToolCallBlock(tool_call_id="1", tool_name=name, tool_kwargs={})
+
+
+def user(text: str) -> ChatMessage:
+    return ChatMessage(role="user", content=text)
+
+
+def reply(text: str) -> ChatMessage:
+    return ChatMessage(role="assistant", content=text)
+
+
+def texts(messages: Sequence[ChatMessage]) -> list[str | None]:
+    return [message.content for message in messages]
+
+
+@pytest.fixture
+def brain() -> Brain:
+    return Brain()
+
+
+@pytest.fixture
+def told_events() -> Iterator[Told]:
+    dispatcher, handler = get_dispatcher(), Told()
+    dispatcher.add_event_handler(handler)
+    yield handler
+    dispatcher.event_handlers.remove(handler)
+
+
+@pytest.fixture
+def spans() -> Iterator[SimpleSpanHandler]:
+    dispatcher, handler = get_dispatcher(), SimpleSpanHandler()
+    dispatcher.add_span_handler(handler)
+    yield handler
+    dispatcher.span_handlers.remove(handler)
+
+
+@pytest.fixture
+def made(memory: Memory) -> Callable[..., MemLoRAMemory]:
+    """Makes a memory for LlamaIndex, by default of Ana's conversation on Monday."""
+    return lambda session_id="monday", user_id="ana", **more: MemLoRAMemory.from_defaults(
+        memory=memory, user_id=user_id, session_id=session_id, **more
+    )
+
+
+Make = Callable[..., MemLoRAMemory]
+
+
+@pytest.fixture
+def searches(memory: Memory, monkeypatch: pytest.MonkeyPatch, store: FlakyStore) -> list[str]:
+    """The queries that the store is searched with."""
+    asked: list[str] = []
+    search = store.search
+
+    def counted(scope: Any, text: str, *more: Any, **named: Any) -> Any:
+        asked.append(text)
+        return search(scope, text, *more, **named)
+
+    monkeypatch.setattr(store, "search", counted)
+    return asked
+
+
+# --- agents ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_agent_knows_on_friday_what_it_was_told_on_monday(
+    memory: Memory, made: Make, brain: Brain, streaming: bool
+) -> None:
+    agent = brain.agent(streaming=streaming, system_prompt="Be kind.")
+    handler = agent.run("I moved. «Ana lives in Porto»", memory=made("monday"))
+    streamed = [event.delta async for event in handler.stream_events() if isinstance(event, AgentStream)]
+    assert str(await handler) == "I see."
+    assert "".join(streamed) == ("I see." if streaming else "")
+    await memory.aio.flush()
+    assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana lives in Porto"]
+    await agent.run("Where does Ana live?", memory=made("friday"))
+    assert "] Ana lives in Porto\n" in brain.shown
+    assert [message.role.value for message in brain.heard[-1]] == ["system", "user"]
+    await agent.run("Where does Ana live?", memory=made("friday", user_id="bob"))
+    assert "Porto" not in brain.shown
+
+
+async def test_a_turn_with_a_tool_costs_one_recall_and_one_extraction(
+    memory: Memory, made: Make, brain: Brain, backend: FakeBackend, searches: list[str]
+) -> None:
+    ours = made()
+    await brain.agent().run("What time is it? «Ana asks for the time»", memory=ours)
+    assert len(brain.heard) == 2
+    assert len(searches) == 1
+    await memory.aio.flush()
+    assert len(backend.asked("extraction")) == 1
+    assert texts(await ours.aget_all()) == ["What time is it? «Ana asks for the time»", None, "noon", "It is noon."]
+    assert [block.tool_name for block in (await ours.aget_all())[1].blocks if isinstance(block, ToolCallBlock)] == [
+        "clock"
+    ]
+    assert memory.count(scope=ANA) == {"facts": 1, "retired": 0, "turns": 4, "pending": 0}
+    assert {hit.text for hit in memory.search("noon clock", scope=ANA, kinds=["turn"])} == {
+        "What time is it? «Ana asks for the time»",
+        "It is noon.",
+    }
+
+
+async def test_the_same_words_at_another_time_are_recalled_again(
+    memory: Memory, made: Make, brain: Brain, searches: list[str]
+) -> None:
+    ours = made()
+    for _ in range(2):
+        await brain.agent().run("Where do I live?", memory=ours)
+        memory.note("Ana lives in Porto", scope=ANA)
+    assert len(searches) == 2
+    assert "] Ana lives in Porto\n" in brain.shown
+
+
+async def test_what_the_model_sees_in_the_conversation_is_not_shown_again(
+    memory: Memory, made: Make, brain: Brain
+) -> None:
+    ours = made()
+    await brain.agent().run("I play the cello.", memory=ours)
+    await brain.agent().run("Do I play the cello?", memory=ours)
+    assert brain.shown.count("I play the cello.") == 1
+    await brain.agent().run("Do I play the cello?", memory=made("another"))
+    assert '] user said: "I play the cello."' in brain.shown
+
+
+@pytest.mark.filterwarnings("ignore:is_running called from within a step:DeprecationWarning")
+async def test_an_agent_workflow_and_a_react_agent_remember(memory: Memory, made: Make, brain: Brain) -> None:
+    workflow = AgentWorkflow(agents=[brain.agent(name="one")], root_agent="one")
+    await workflow.run("What time is it? «Ana is in a hurry»", memory=made("first"))
+    thinking = MockFunctionCallingLLM(
+        response_generator=lambda messages, **_: reply("Thought: I know.\nAnswer: Hello."), is_chat_model=True
+    )
+    await ReActAgent(llm=thinking, tools=[clock], streaming=False).run("Hello. «Ana greets»", memory=made("second"))
+    await memory.aio.flush()
+    assert {fact.text for fact in memory.facts(scope=ANA)} == {"Ana is in a hurry", "Ana greets"}
+
+
+async def test_handing_over_to_another_agent_recalls_nothing_anew(
+    made: Make, brain: Brain, searches: list[str]
+) -> None:
+    def hand_over(messages: Sequence[ChatMessage], **_: Any) -> ChatMessage:
+        arguments = {"to_agent": "second", "reason": "it knows"}
+        return ChatMessage(
+            role="assistant", blocks=[ToolCallBlock(tool_call_id="1", tool_name="handoff", tool_kwargs=arguments)]
+        )
+
+    first = MockFunctionCallingLLM(response_generator=hand_over, is_chat_model=True)
+    agents = [
+        FunctionAgent(name="first", llm=first, streaming=False, can_handoff_to=["second"], description="1"),
+        brain.agent(name="second", description="2"),
+    ]
+    result = await AgentWorkflow(agents=agents, root_agent="first").run("Hello there", memory=made())
+    assert "handling the request" in str(result)
+    assert searches == ["Hello there"]
+
+
+async def test_what_was_said_is_kept_though_the_model_fails(
+    memory: Memory, made: Make, brain: Brain, backend: FakeBackend
+) -> None:
+    ours = made()
+    brain.failing = RuntimeError("no model")
+    with pytest.raises(RuntimeError, match="no model"):
+        await brain.agent().run("I moved. «Ana lives in Porto»", memory=ours)
+    assert [turn.pending for turn in memory.turns(scope=ANA)] == [True]
+    brain.failing = None
+    await brain.agent().run("Hello?", memory=made())  # another object for the same session, as in another request
+    await memory.aio.flush()
+    assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana lives in Porto"]
+    assert len(backend.asked("extraction")) == 2
+
+
+async def test_agents_at_once_keep_people_apart(memory: Memory, made: Make, brain: Brain) -> None:
+    agent = brain.agent()
+    people = [f"person-{number}" for number in range(20)]
+    await asyncio.gather(
+        *(agent.run(f"I am. «{person} is here»", memory=made("one", user_id=person)) for person in people)
+    )
+    await memory.aio.flush()
+    for person in people:
+        assert [fact.text for fact in memory.facts(scope=Scope(person))] == [f"{person} is here"]
+        assert texts(await made("one", user_id=person).aget_all()) == [f"I am. «{person} is here»", "I see."]
+
+
+# --- chat engines ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["chat", "achat", "stream_chat", "astream_chat"])
+async def test_chat_engines_remember(memory: Memory, made: Make, brain: Brain, way: str) -> None:
+    async def say(engine: Any, line: str) -> str:
+        if way == "chat":
+            return str(await asyncio.to_thread(engine.chat, line))
+        if way == "achat":
+            return str(await engine.achat(line))
+        if way == "stream_chat":
+            return await asyncio.to_thread(lambda: "".join(engine.stream_chat(line).response_gen))
+        streamed = await engine.astream_chat(line)
+        return "".join([token async for token in streamed.async_response_gen()])
+
+    memory.add([Message("user", "The shop opens at nine.")], scope=Scope("shop"), distil=False)
+    retriever = MemLoRARetriever(memory=memory, user_id="shop")
+    for number, make in enumerate(
+        (
+            lambda kept: SimpleChatEngine.from_defaults(llm=brain.llm, memory=kept),
+            lambda kept: ContextChatEngine.from_defaults(retriever=retriever, llm=brain.llm, memory=kept),
+            lambda kept: CondensePlusContextChatEngine.from_defaults(retriever=retriever, llm=brain.llm, memory=kept),
+        )
+    ):
+        person = f"person-{number}"
+        scope = Scope(person)
+        engine = make(made("monday", user_id=person))
+        assert await say(engine, f"I moved. «{person} lives in Porto»") == "I see."
+        await memory.aio.flush()
+        assert [fact.text for fact in memory.facts(scope=scope)] == [f"{person} lives in Porto"]
+        assert texts(engine.chat_history) == [f"I moved. «{person} lives in Porto»", "I see."]
+        await say(make(made("friday", user_id=person)), "Where do I live?")
+        assert any(f"] {person} lives in Porto\n" in str(message.content) for message in brain.heard[-1])
+
+
+def test_reset_begins_anew_and_forgets_nothing(memory: Memory, made: Make, brain: Brain) -> None:
+    ours = made()
+    engine = SimpleChatEngine.from_defaults(llm=brain.llm, memory=ours)
+    engine.chat("I play the cello.")
+    engine.reset()
+    assert engine.chat_history == []
+    assert made().get_all() == []  # as after a restart
+    engine.chat("Do I play the cello?")
+    assert '] user said: "I play the cello."' in brain.shown
+    assert texts(made().get_all()) == ["Do I play the cello?", "I see."]
+    memory.erase(scope=Scope("ana", session_id="monday"))
+    assert ours.get_all() == []
+    assert memory.count(scope=ANA)["turns"] == 0
+
+
+# --- the chat history ------------------------------------------------------------------------------------------------
+
+
+def test_it_is_a_memory_of_the_framework(made: Make) -> None:
+    ours = made()
+    assert isinstance(ours, ChatMemory)
+    assert ours.class_name() == "MemLoRAMemory"
+    assert made(None).session_id != made(None).session_id
+
+
+def test_messages_come_back_as_they_were(made: Make) -> None:
+    said = [
+        ChatMessage(role="system", content="Be kind."),
+        user("Look."),
+        ChatMessage(role="user", blocks=[TextBlock(text="This:"), ImageBlock(url="https://example.org/a.png")]),
+        ChatMessage(role="assistant", blocks=[call("clock")], additional_kwargs={"x": {"y": 1}}),
+        ChatMessage(role="tool", content="noon", additional_kwargs={"tool_call_id": "1"}),
+        ChatMessage(role="assistant", content=None, additional_kwargs={"tool_calls": [{"id": "2"}]}),
+        ChatMessage(role="chatbot", content="Done.\n"),
+        ChatMessage(role="user", blocks=[ImageBlock(image=b"GIF89a" + bytes(20), image_mimetype="image/gif")]),
+    ]
+    made().put_messages(said)
+    back = made().get_all()
+    assert [message.model_dump(mode="json") for message in back] == [m.model_dump(mode="json") for m in said]
+
+
+def test_a_message_that_says_nothing_is_left_out(made: Make) -> None:
+    ours = made()
+    ours.put(ChatMessage(role="assistant", content=None))
+    ours.put_messages([ChatMessage(role="assistant", content=None), user("  "), user("Hello")])
+    assert texts(ours.get_all()) == ["Hello"]
+    with pytest.raises(MessageError, match="ChatMessage"):
+        ours.put("Hello")
+
+
+def test_what_is_given_out_can_be_changed(made: Make) -> None:
+    ours = made()
+    ours.put(user("Hello"))
+    for messages in (ours.get(), ours.get_all()):
+        messages[0].blocks[0].text = "changed"
+        messages[0].blocks.append(TextBlock(text="more"))
+    assert texts(ours.get_all()) == ["Hello"]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_history_that_is_set_is_kept_once(memory: Memory, made: Make, backend: FakeBackend, sync: bool) -> None:
+    ours = made()
+
+    def let_it_be(messages: list[ChatMessage]) -> list[str | None]:
+        if sync:
+            ours.set(messages)
+        else:
+            asyncio.run(ours.aset(messages))
+        assert texts(made().get_all()) == texts(ours.get_all())
+        return texts(ours.get_all())
+
+    first = [user("I moved. «Ana lives in Porto»"), reply("Nice."), user("Yes."), reply("Nice.")]
+    assert let_it_be(first) == texts(first)
+    assert let_it_be(first[:2]) == texts(first[:2])
+    assert let_it_be([*first, user("And?"), reply("Nice.")]) == [*texts(first), "And?", "Nice."]
+    assert let_it_be([reply("Nice."), user("Yes.")]) == ["Nice.", "Yes."]
+    assert let_it_be([]) == []
+    memory.flush()
+    assert len(memory.turns(scope=ANA)) == 6 + 5  # with the marks that say what the history is
+    assert len(backend.asked("extraction")) == 3
+    assert [hit.text for hit in memory.search("history set", scope=ANA, kinds=["turn"]) if "history" in hit.text] == []
+
+
+async def test_a_history_passed_with_every_run_is_kept_once(memory: Memory, made: Make, brain: Brain) -> None:
+    history: list[ChatMessage] = []
+    for line in ("I moved. «Ana lives in Porto»", "I sing. «Ana sings»"):
+        await brain.agent().run(line, chat_history=history, memory=made())
+        history = [*history, user(line), reply("I see.")]
+    assert texts(await made().aget_all()) == texts(history)
+    spoken = [turn for turn in memory.turns(scope=ANA) if turn.spoken]
+    assert [turn.text for turn in spoken] == texts(history)
+
+
+def test_memories_that_were_shown_are_not_said_again(memory: Memory, made: Make, backend: FakeBackend) -> None:
+    memory.note("Ana lives in Porto. «Ana lives in Rome»", scope=ANA)
+    ours = made()
+    ours.put(user("Where do I live? «Ana asks»"))
+    [shown] = ours.get()
+    assert "Rome" in str(shown.content)
+    ours.set([shown, reply("In Porto.")])
+    assert texts(ours.get_all()) == ["Where do I live? «Ana asks»", "In Porto."]
+    other = made("other")
+    other.put_messages([shown, reply("In Porto.")])
+    memory.flush()
+    assert "Ana lives in Rome" not in [fact.text for fact in memory.facts(scope=ANA)]
+    assert all("memlora-memories" not in turn.text for turn in memory.turns(scope=ANA))
+
+
+def test_a_history_given_at_first_is_remembered(memory: Memory, made: Make) -> None:
+    ours = made(chat_history=[user("I moved. «Ana lives in Porto»"), reply("Nice.")])
+    memory.flush()
+    assert texts(ours.get_all()) == ["I moved. «Ana lives in Porto»", "Nice."]
+    assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana lives in Porto"]
+
+
+def test_what_others_add_to_the_session_is_seen(memory: Memory, made: Make) -> None:
+    ours, theirs = made(), made()
+    session = Scope("ana", session_id="monday")
+    for number in range(40):
+        (ours if number % 3 else theirs).put(user(f"line {number}"))
+        if number % 10 == 0:
+            memory.add([Message("assistant", f"core {number}")], scope=session, distil=False)
+            assert texts(ours.get_all())[-1] == f"core {number}"
+    assert texts(ours.get_all()) == texts(theirs.get_all()) == texts(made().get_all())
+    assert len(ours.get_all()) == 44
+
+
+def test_only_as_much_history_is_shown_as_has_room(made: Make) -> None:
+    ours = made(token_limit=300, tokenizer_fn=str.split)
+    for number in range(60):
+        ours.put_messages([user(f"question {number} " + "word " * 8), reply(f"answer {number} " + "word " * 8)])
+        shown = ours.get()
+        assert shown[0].role == MessageRole.USER
+        assert shown[-1].content == ours.get_all()[-1].content
+        assert sum(len(str(message.content).split()) for message in ours.get_all(MessageStatus.ACTIVE)) <= 210
+        assert number < 9 or len(shown) > 10
+    assert len(ours.get_all()) == 120
+    active, archived = ours.get_all(MessageStatus.ACTIVE), ours.get_all(MessageStatus.ARCHIVED)
+    assert texts([*archived, *active]) == texts(ours.get_all())
+    assert texts(made(token_limit=300, tokenizer_fn=str.split).get())[-1] == texts(active)[-1]
+    ours.reset(MessageStatus.ARCHIVED)
+    assert texts(ours.get_all()) == texts(active)
+    ours.reset(MessageStatus.ACTIVE)
+    assert ours.get_all() == []
+
+
+def test_the_last_exchange_is_shown_however_long(made: Make) -> None:
+    ours = made(token_limit=50, tokenizer_fn=str.split)
+    ours.put_messages([user("before"), reply("yes"), user("word " * 200)])
+    assert [len(str(message.content).split()) for message in ours.get_all(MessageStatus.ACTIVE)] == [200]
+
+
+def test_few_messages_are_read_of_a_long_session(memory: Memory, made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [Message("user" if number % 2 else "assistant", f"{number} " + "word " * 20) for number in range(600)]
+    memory.add(said, scope=Scope("ana", session_id="monday"), distil=False)
+    limits: list[int] = []
+    turns = type(memory).turns
+
+    def counted(self: Memory, **named: Any) -> Any:
+        limits.append(named["limit"])
+        return turns(self, **named)
+
+    monkeypatch.setattr(type(memory), "turns", counted)
+    ours = made(token_limit=1000, tokenizer_fn=str.split)
+    assert len(ours.get()) < 40
+    assert sum(limits) < 200
+    limits.clear()
+    ours.put(user("Hello"))
+    ours.get()
+    assert sum(limits) < 40
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_memories_stand_where_the_application_wants_them(told: Memory, made: Make) -> None:
+    for method, role in ((InsertMethod.USER, "user"), ("system", "system")):
+        ours = made(f"to {role}", insert_method=method)
+        ours.put_messages([user("Hello."), reply("Hello."), user("Where does Ana live?")])
+        shown = ours.get()
+        [place] = [message for message in shown if "Porto" in str(message.content)]
+        assert place.role.value == role
+        assert "holds no instructions" in str(place.content)
+        assert texts(ours.get_all()) == ["Hello.", "Hello.", "Where does Ana live?"]
+
+
+def test_one_system_message_at_most_is_shown(told: Memory, made: Make) -> None:
+    ours = made()
+    ours.put_messages([ChatMessage(role="system", content="Be kind."), user("Where does Ana live?")])
+    assert [message.role.value for message in ours.get()] == ["system", "user"]
+    assert [message.role.value for message in made("x").get("Where does Ana live?")] == ["user"]
+
+
+@pytest.mark.parametrize("given", ["Where does Ana live?", user("Where does Ana live?")])
+def test_an_engine_may_ask_before_it_puts(told: Memory, made: Make, searches: list[str], given: Any) -> None:
+    ours = made()
+    assert "Porto" in str(texts(ours.get(given)))
+    assert "Porto" in str(texts(ours.get(given)))
+    assert len(searches) == 1
+    ours.put_messages([user("Where does Ana live?"), reply("In Porto.")])
+    ours.get(given)
+    assert len(searches) == 2
+
+
+def test_without_words_nothing_is_looked_up(told: Memory, made: Make, searches: list[str]) -> None:
+    ours = made()
+    assert ours.get() == []
+    assert ours.get("") == []
+    ours.put(ChatMessage(role="user", blocks=[ImageBlock(url="https://example.org/a.png")]))
+    assert len(ours.get()) == 1
+    assert searches == []
+
+
+def test_memories_take_no_more_room_than_there_is(memory: Memory, made: Make) -> None:
+    for number in range(40):
+        memory.note(f"Ana has seen the film number {number}", scope=ANA)
+    shown = []
+    for limit in (200, 400, 10_000):
+        ours = made(f"{limit}", token_limit=limit, limit=30)
+        ours.put(user("Which films has Ana seen?"))
+        shown.append(str(ours.get()[0].content).count("the film number"))
+        assert sum(ours._estimate_token_count(message) for message in ours.get()) <= limit
+    assert shown[0] < shown[1] < shown[2]
+    assert shown[2] > 20
+
+
+async def test_other_blocks_stand_beside_it(told: Memory, made: Make) -> None:
+    class Kept(StaticMemoryBlock):
+        kept: list[str] = []  # noqa: RUF012
+
+        async def _aput(self, messages: list[ChatMessage]) -> None:
+            self.kept.extend(str(message.content) for message in messages)
+
+    block = Kept(name="rules", static_content="Be kind.")
+    ours = made(memory_blocks=[block], token_limit=400, tokenizer_fn=str.split)
+    for number in range(40):
+        ours.put_messages([user(f"Where does Ana live? {'word ' * number}"), reply("In Porto.")])
+        shown = ours.get() if number % 2 else await ours.aget()
+        assert "<rules>" in str(texts(shown))
+        assert number > 9 or "] Ana lives in Porto\n" in "\n".join(map(str, texts(shown)))
+    assert block.kept == texts(ours.get_all(MessageStatus.ARCHIVED)) != []
+    ours.memory_blocks.clear()
+    assert "<rules>" not in str(texts(ours.get()))
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("user_id", [None, "", "  ", 7])
+def test_nobody_named_is_an_error(memory: Memory, user_id: Any) -> None:
+    with pytest.raises(ScopeError):
+        MemLoRAMemory.from_defaults(memory=memory, user_id=user_id)
+    with pytest.raises(ScopeError):
+        MemLoRAMemory(memory=memory)
+
+
+async def test_the_chat_goes_on_without_the_experts(
+    memory: Memory, made: Make, brain: Brain, backend: FakeBackend, told_events: Told
+) -> None:
+    backend.experts["extraction"] = lambda request: BackendUnavailableError("no model server")
+    agent = brain.agent()
+    assert str(await agent.run("I moved. «Ana lives in Porto»", memory=made(wait=True))) == "I see."
+    [warning] = told_events.of(MemoryWarningEvent)
+    assert (warning.stage, warning.error, warning.unkept) == ("extraction", "BackendUnavailableError", 0)
+    [pending] = memory.turns(scope=ANA, pending=True)
+    assert warning.pending == [pending.id]
+    del backend.experts["extraction"]
+    backend.experts["extraction"] = lambda request: '{"facts": ["Ana lives in Porto"]}'
+    await agent.run("Hello", memory=made(wait=True))
+    assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana lives in Porto"]
+    assert memory.count(scope=ANA)["pending"] == 0
+
+
+async def test_a_failure_in_the_background_is_told_in_the_next_turn(
+    memory: Memory, made: Make, brain: Brain, backend: FakeBackend, told_events: Told
+) -> None:
+    backend.experts["extraction"] = lambda request: BackendUnavailableError("no model server")
+    await brain.agent().run("I moved. «Ana lives in Porto»", memory=made())
+    assert not told_events.of(MemoryWarningEvent)
+    assert (await memory.aio.flush()).errors
+    await brain.agent().run("Hello", memory=made())
+    assert [warning.error for warning in told_events.of(MemoryWarningEvent)] == ["BackendUnavailableError"]
+
+
+async def test_the_chat_goes_on_without_the_store_and_nothing_is_lost(
+    memory: Memory, made: Make, brain: Brain, store: FlakyStore, told_events: Told
+) -> None:
+    ours, agent = made(), brain.agent()
+    await agent.run("I am Ana.", memory=ours)
+    await memory.aio.flush()
+    store.down = True
+    await agent.run("I moved. «Ana lives in Porto»", memory=ours)
+    assert brain.shown == "user: I am Ana.\nassistant: I see.\nuser: I moved. «Ana lives in Porto»"
+    assert {warning.stage for warning in told_events.of(MemoryWarningEvent)} == {"keep", "recall"}
+    assert texts(await ours.aget_all())[-2:] == ["I moved. «Ana lives in Porto»", "I see."]
+    store.down = False
+    await agent.run("Hello.", memory=ours)
+    await memory.aio.flush()
+    assert texts(await made().aget_all())[2:] == ["I moved. «Ana lives in Porto»", "I see.", "Hello.", "I see."]
+    assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana lives in Porto"]
+
+
+def test_what_is_known_of_a_history_is_shown_while_the_store_is_down(
+    told: Memory, made: Make, store: FlakyStore, told_events: Told
+) -> None:
+    ours = made()
+    ours.put_messages([user("Hello."), reply("Hello."), user("Where does Ana live?")])
+    assert len(ours.get_all()) == 3
+    store.down = True
+    assert texts(ours.get()) == ["Hello.", "Hello.", "Where does Ana live?"]
+    assert made().get() == []
+    assert {warning.stage for warning in told_events.of(MemoryWarningEvent)} == {"history", "recall"}
+    ours.reset()
+    assert ours.get_all() == []
+    ours.set([user("Hello."), user("Bye.")])
+    assert texts(ours.get_all()) == ["Hello.", "Bye."]
+    store.down = False
+    ours.put(reply("Bye."))
+    assert texts(made().get_all()) == texts(ours.get_all()) == ["Hello.", "Bye.", "Bye."]
+
+
+def test_a_closed_memory_is_an_error(memory: Memory, made: Make) -> None:
+    ours = made()
+    memory.close()
+    for use in (ours.get, ours.get_all, ours.reset, lambda: ours.put(user("Hello"))):
+        with pytest.raises(ClosedError):
+            use()
+
+
+# --- instrumentation -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_what_happens_is_told(
+    told: Memory, made: Make, told_events: Told, spans: SimpleSpanHandler, sync: bool
+) -> None:
+    counter, debug = TokenCountingHandler(), LlamaDebugHandler(print_trace_on_end=False)
+    ours = made(wait=True, callback_manager=CallbackManager([counter, debug]))
+    if sync:
+        ours.put(user("Where does Ana live? «Ana asks»"))
+        ours.get()
+        ours.put(reply("In Porto."))
+    else:
+
+        async def turn() -> None:
+            await ours.aput(user("Where does Ana live? «Ana asks»"))
+            await ours.aget()
+            await ours.aput(reply("In Porto."))
+
+        asyncio.run(turn())
+    [start], [end] = told_events.of(RetrievalStartEvent), told_events.of(RetrievalEndEvent)
+    assert start.str_or_query_bundle == "Where does Ana live? «Ana asks»"
+    assert "Ana lives in Porto" in [node.text for node in end.nodes]
+    assert start.span_id is not None
+    [expert] = told_events.of(ExpertEndEvent)
+    assert (expert.model, expert.calls, expert.input_tokens, expert.output_tokens) == ("nano", 2, 20, 10)
+    assert [event.events[0]["text"] for event in told_events.of(MemoryAddEvent) if event.events] == ["Ana asks"]
+    names = {span.id_.split("-")[0] for span in spans.completed_spans}
+    prefix = "" if sync else "a"
+    assert {f"MemLoRAMemory._{prefix}recall", f"MemLoRAMemory._{prefix}remember"} <= names
+    assert (counter.prompt_llm_token_count, counter.completion_llm_token_count) == (20, 10)
+    assert len(debug.get_event_pairs(CBEventType.RETRIEVE)) == 1
+
+
+# --- serialization ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_workflow_is_restored_with_its_memory(tmp_path: Path, brain: Brain) -> None:
+    pytest.importorskip("sentence_transformers")
+    agent = brain.agent()
+    with Memory.open(path=tmp_path / "m", model="none", qdrant_api_key="s3cret") as memory:
+        ours = MemLoRAMemory.from_defaults(
+            memory=memory, user_id="ana", session_id="monday", token_limit=5000, limit=3, insert_method="system"
+        )
+        ctx = Context(agent)
+        await agent.run("I live in Porto.", ctx=ctx, memory=ours)
+        stored = json.dumps(ctx.to_dict(serializer=JsonSerializer()))
+        await memory.aio.flush()
+    assert "s3cret" not in stored
+    assert "Porto" not in json.dumps(ours.to_dict())
+    again = Context.from_dict(agent, json.loads(stored), serializer=JsonSerializer())
+    try:
+        await agent.run("Hello", ctx=again)
+        assert "user: I live in Porto.\nassistant: I see." in brain.shown
+        reopened = await again.store.get("memory")
+        assert isinstance(reopened, MemLoRAMemory)
+        assert reopened.to_dict() == ours.to_dict()
+        assert (reopened.limit, reopened.token_limit, reopened.insert_method) == (3, 5000, InsertMethod.SYSTEM)
+        copied = pickle.loads(pickle.dumps(reopened))
+        assert copied.memory is reopened.memory
+        assert len(await copied.aget_all()) == 4
+    finally:
+        reopened.memory.close()
+
+
+def test_what_settings_cannot_describe_is_not_serialized(made: Make, tmp_path: Path) -> None:
+    for store in (lambda ours: ours.to_dict(), pickle.dumps):
+        with pytest.raises(NotPortableError):
+            store(made())
+    pytest.importorskip("sentence_transformers")
+    with Memory.open(path=tmp_path / "m", model="none") as memory:
+        blocks = [StaticMemoryBlock(name="rules", static_content="Be kind.")]
+        with pytest.raises(NotPortableError, match="memory_blocks"):
+            MemLoRAMemory(memory=memory, user_id="ana", memory_blocks=blocks).to_dict()
+
+
+def test_nothing_tells_what_is_remembered(told: Memory, made: Make) -> None:
+    assert "Porto" not in repr(made()) + str(made())
+
+
+def test_nobody_else_sees_the_session(made: Make) -> None:
+    made("monday").put(user("Secret"))
+    assert made("monday", user_id="bob").get_all() == []
+    assert made("tuesday").get_all() == []
