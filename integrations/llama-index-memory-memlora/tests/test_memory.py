@@ -304,12 +304,16 @@ async def test_chat_engines_remember(memory: Memory, made: Make, brain: Brain, w
         person = f"person-{number}"
         scope = Scope(person)
         engine = make(made("monday", user_id=person))
-        assert await say(engine, f"I moved. «{person} lives in Porto»") == "I see."
+        answer = await say(engine, f"I moved. «{person} lives in Porto»")
         await memory.aio.flush()
         assert [fact.text for fact in memory.facts(scope=scope)] == [f"{person} lives in Porto"]
-        assert texts(engine.chat_history) == [f"I moved. «{person} lives in Porto»", "I see."]
-        await say(make(made("friday", user_id=person)), "Where do I live?")
-        assert any(f"] {person} lives in Porto\n" in str(message.content) for message in brain.heard[-1])
+        kept = [str(text).strip() for text in texts(engine.chat_history)]
+        assert kept == [f"I moved. «{person} lives in Porto»", answer.strip()]
+        brain.heard.clear()
+        answer = await say(make(made("friday", user_id=person)), "Where do I live?")
+        seen = [str(message.content) for messages in brain.heard for message in messages]
+        # the oldest mock has some engines complete a prompt, and completes it by its echo
+        assert f"] {person} lives in Porto\n" in "".join([answer, *seen])
 
 
 def test_reset_begins_anew_and_forgets_nothing(memory: Memory, made: Make, brain: Brain) -> None:

@@ -13,7 +13,13 @@ from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
-from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
+from llama_index.core.callbacks import (
+    CallbackManager,
+    CBEventType,
+    EventPayload,
+    LlamaDebugHandler,
+    TokenCountingHandler,
+)
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.query import QueryEndEvent, QueryStartEvent
@@ -251,6 +257,7 @@ def test_a_prompt_of_ones_own_is_asked(told: Memory, backend: FakeBackend, ask: 
     engine = of_ana(told, streaming=streaming)
     for template in TEMPLATES.values():
         engine.update_prompts({"text_qa_template": template})
+        assert engine.get_prompts()["text_qa_template"].get_template() == template.get_template()
         ask(engine, QUESTION)
         assert asked(backend).startswith(f"{OWN}<memlora-memories>")
         assert "Ana lives in Porto" in asked(backend)
@@ -346,6 +353,17 @@ def test_a_question_is_told_to_the_dispatcher(told: Memory, ask: Ask, streaming:
     names = {span.id_.split("-")[0] for span in spans.completed_spans}
     assert {name.split(".")[1].replace("aq", "q").replace("aa", "a") for name in names} == steps
     assert not spans.open_spans
+
+
+@both
+@streamed_or_whole
+def test_a_question_is_told_to_the_callback_manager(told: Memory, ask: Ask, streaming: bool) -> None:
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    answer = ask(of_ana(told, streaming=streaming, callback_manager=CallbackManager([debug])), QUESTION)
+    [(start, end)] = debug.get_event_pairs(CBEventType.QUERY)
+    assert start.payload == {EventPayload.QUERY_STR: QUESTION}
+    assert end.payload is not None
+    assert end.payload[EventPayload.RESPONSE].source_nodes == answer.source_nodes
 
 
 @both
