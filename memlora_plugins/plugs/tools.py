@@ -82,16 +82,15 @@ def search(memory: Memory, scope: Scope, asked: SearchArguments) -> Flow[Done]:
 
 
 def save(memory: Memory, scope: Scope, asked: SaveArguments, *, wait: bool = True) -> Flow[Done]:
-    """Notes a statement as it stands; the result lists what became of it (operation, id, text of each fact).
+    """Notes a statement as it stands; the result is the `AddResult`.
 
     `wait=False`: it is compared with what is known in the background, and the model is only told that it is kept.
     """
     result: AddResult = yield from through(memory, lambda door: door.note(asked.text, scope=scope, wait=wait))
-    events = told_events(result)
-    changed = [event["text"] for event in events if event["operation"] in ("ADD", "UPDATE")]
+    changed = [event.fact.text for event in result.events if event.operation in ("ADD", "UPDATE")]
     if changed:
-        return Done(f"Saved: {' '.join(changed)}", events)
-    return Done("Known already." if events else "Kept; it will be found a little later.", events)
+        return Done(f"Saved: {' '.join(changed)}", result)
+    return Done("Known already." if result.events else "Kept; it will be found a little later.", result)
 
 
 def forget(memory: Memory, scope: Scope, asked: ForgetArguments) -> Flow[Done]:

@@ -25,7 +25,14 @@ from memlora_plugins import (
 from memlora_plugins.experts import MEMORY_BEGIN, MEMORY_END, strip_injected
 from memlora_plugins.plugs import tools
 from memlora_plugins.plugs.doors import UNAVAILABLE, arun, run
-from memlora_plugins.plugs.tools import APPLICATION_ERRORS, Done, ForgetArguments, SaveArguments, SearchArguments
+from memlora_plugins.plugs.tools import (
+    APPLICATION_ERRORS,
+    Done,
+    ForgetArguments,
+    SaveArguments,
+    SearchArguments,
+    told_events,
+)
 
 Do = Callable[[Any], Done]
 
@@ -79,16 +86,16 @@ def test_what_was_said_cannot_end_the_block_it_stands_in(memory: Memory, do: Do)
 def test_save_tells_every_change(memory: Memory, backend: FakeBackend, do: Do) -> None:
     new = do(save(memory, "Lives in Porto"))
     assert new.told == "Saved: Lives in Porto"
-    assert new.result == [{"operation": "ADD", "id": id_of(memory, "Porto"), "text": "Lives in Porto"}]
+    assert told_events(new.result) == [{"operation": "ADD", "id": id_of(memory, "Porto"), "text": "Lives in Porto"}]
     same = do(save(memory, "lives in  Porto."))
-    assert (same.told, [event["operation"] for event in same.result]) == ("Known already.", ["NONE"])
+    assert (same.told, [event.operation for event in same.result.events]) == ("Known already.", ["NONE"])
     backend.experts["update"] = lambda request: decides(("0", "UPDATE", "Lives in Porto, at the sea"))
     changed = do(save(memory, "Lives in Porto, at the sea"))
-    assert (changed.told, changed.result[0]["operation"]) == ("Saved: Lives in Porto, at the sea", "UPDATE")
+    assert (changed.told, changed.result.events[0].operation) == ("Saved: Lives in Porto, at the sea", "UPDATE")
 
 
 def test_save_without_waiting_only_promises(memory: Memory, do: Do) -> None:
-    assert do(save(memory, "Lives in Porto", wait=False)) == Done("Kept; it will be found a little later.", [])
+    assert do(save(memory, "Lives in Porto", wait=False)).told == "Kept; it will be found a little later."
     memory.flush()
     assert id_of(memory, "Porto")
 

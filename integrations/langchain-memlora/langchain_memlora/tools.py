@@ -22,6 +22,7 @@ from memlora_plugins.plugs.tools import Done, ForgetArguments, SaveArguments, Se
 
 from .retriever import as_documents
 from .scoping import Owner
+from .steps import report_usage
 
 
 class _MemoryTool(BaseTool):
@@ -82,7 +83,11 @@ class SaveMemoryTool(_MemoryTool):
         return await arun(self._save(SaveArguments(text=text), config))
 
     def _save(self, asked: SaveArguments, config: RunnableConfig) -> Flow[Done]:
-        return self._done(lambda memory, scope: tools.save(memory, scope, asked, wait=self.wait), config)
+        told, result = yield from self._done(
+            lambda memory, scope: tools.save(memory, scope, asked, wait=self.wait), config
+        )
+        yield from report_usage(self.memory.settings.model or "nano", result.usage)
+        return Done(told, tools.told_events(result))
 
 
 class ForgetMemoryTool(_MemoryTool):

@@ -51,7 +51,7 @@ from memlora_plugins.serving.base import Completion, Request
 
 QUESTION = "Where does Ana live?"
 Ask = Callable[[BaseQueryEngine, Any], Any]
-TOOK = {"input_tokens": 10, "output_tokens": 5, "truncated": False}
+TOOK = {"model": "nano", "input_tokens": 10, "output_tokens": 5, "truncated": False}
 
 
 def read(engine: BaseQueryEngine, question: Any) -> Any:
@@ -176,7 +176,7 @@ def test_the_sources_are_there_before_the_model_is_asked(
     assert not backend.asked("generation")
     tokens = iter(answer.response_gen)
     assert next(tokens) == "In "
-    assert (streams, answer.metadata) == (["generation"], {})
+    assert (streams, answer.metadata) == (["generation"], {"model": "nano"})
     assert list(tokens) == ["Porto."]
     assert (streams, answer.metadata) == ([], TOOK)
 
@@ -190,7 +190,7 @@ async def test_the_sources_are_there_before_the_model_is_asked_on_an_event_loop(
     assert not backend.asked("generation")
     tokens = aiter(answer.async_response_gen())
     assert await anext(tokens) == "In "
-    assert (streams, answer.metadata) == (["generation"], {})
+    assert (streams, answer.metadata) == (["generation"], {"model": "nano"})
     assert [token async for token in tokens] == ["Porto."]
     assert (streams, answer.metadata) == ([], TOOK)
 
@@ -448,3 +448,24 @@ def test_a_router_asks_the_one_it_chooses(told: Memory, ask: Ask, streaming: boo
     together = str(ask(router, "Where do Ana and Bob live?"))
     assert "In Porto." in together
     assert "In Rome." in together
+
+
+async def test_a_router_keeps_what_a_stream_tells_in_the_end(told: Memory) -> None:
+    engine = MemLoRAQueryEngine(memory=told, user_id="ana", streaming=True)
+    tool = QueryEngineTool.from_defaults(engine, name="memory", description="What Ana told.")
+    router = RouterQueryEngine(Chooses(), [tool], llm=MockLLM())
+    answer = router.query("What is in memory of where Ana lives?")
+    assert "".join(answer.response_gen)
+    assert answer.metadata["input_tokens"] == 10
+    streamed = await router.aquery("What is in memory of where Ana lives?")
+    assert "".join([token async for token in streamed.response_gen])
+    assert streamed.metadata["input_tokens"] == 10
+
+
+def test_a_template_may_have_names_of_its_own(told: Memory, backend: FakeBackend) -> None:
+    mapped = {"context_str": "ctx", "query_str": "q"}
+    template = PromptTemplate("From {ctx}\nanswer {q}", template_var_mappings=mapped)
+    MemLoRAQueryEngine(memory=told, user_id="ana", text_qa_template=template).query("Where does Ana live?")
+    asked = user_line(backend.asked("generation")[-1])
+    assert asked.startswith("From <memlora-memories>\n")
+    assert asked.endswith("Where does Ana live?")

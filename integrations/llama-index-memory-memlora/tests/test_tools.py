@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from llama_index.core import Settings
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent
 from llama_index.core.async_utils import asyncio_run
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
+from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.tools import FunctionTool, ToolMetadata, ToolOutput
 from llama_index.core.workflow import Context
@@ -240,11 +242,8 @@ async def test_a_model_cannot_name_the_person(told: Memory, name: str, named_by:
 
 _words = st.sampled_from(["bob", "user_id", "*", "", "ana' OR '1'='1"]) | st.text(max_size=8)
 _names = st.sampled_from([*FORGED, "self", "ctx", "query", "limit", "text", "memory_ids", "wait", "fn"]) | _words
-_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | _words | st.just(BOB),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=3),
-    max_leaves=6,
-)
+_scalars = st.none() | st.booleans() | st.integers() | _words | st.just(BOB)
+_values = _scalars | st.lists(_scalars, max_size=3) | st.dictionaries(_names, _scalars, max_size=3)
 
 
 @pytest.mark.parametrize("named_by", ["constructor", "context"])
@@ -341,3 +340,41 @@ def test_one_of_the_tools_can_be_had_alone(told: Memory, ask: Ask, function: Any
     assert tool.metadata.name == "search_memory"
     assert set(tool.metadata.get_parameters_dict()["properties"]) == {"query", "limit"}
     assert "Porto" in ask(tool, query=QUESTION).content
+
+
+def test_tools_of_a_named_person_work_outside_of_a_workflow(told: Memory) -> None:
+    [search, *_] = MemLoRAToolSpec(memory=told, user_id="ana").to_tool_list()
+    assert "Porto" in search.call(query="Where does Ana live?").content
+    assert "Rome" not in search.call(query="Who lives in Rome?", ctx={"user_id": "bob"}).content
+    llm = MockFunctionCallingLLM(
+        response_generator=lambda messages, **_: ChatMessage(
+            role="assistant",
+            blocks=[ToolCallBlock(tool_call_id="1", tool_name="search_memory", tool_kwargs={"query": "Porto"})],
+        ),
+        is_chat_model=True,
+    )
+    assert "Porto" in str(llm.predict_and_call([search], "Where does Ana live?"))
+
+
+def test_a_tool_by_its_asynchronous_name_is_the_same(told: Memory) -> None:
+    spec = MemLoRAToolSpec(memory=told, user_id="ana")
+    [search] = spec.to_tool_list(["asearch_memory"])
+    assert search.metadata.name == "search_memory"
+    assert set(search.metadata.get_parameters_dict()["properties"]) == {"query", "limit"}
+    mine = ToolMetadata(name="mine", description="d")
+    assert spec.to_tool_list(func_to_metadata_mapping={"asearch_memory": mine})[0].metadata is mine
+    assert spec.to_tool_list(func_to_metadata_mapping={"search_memory": mine})[0].metadata is mine
+
+
+def test_what_saving_takes_is_counted(memory: Memory, backend: FakeBackend) -> None:
+    counter = TokenCountingHandler()
+    [_, save, _] = MemLoRAToolSpec(memory=memory, user_id="ana").to_tool_list()
+    before = Settings.callback_manager
+    Settings.callback_manager = CallbackManager([counter])
+    try:
+        save.call(text="Ana lives in Porto")
+        backend.experts["update"] = lambda request: decides(("0", "UPDATE", "Ana lives in Rome"))
+        save.call(text="Ana lives in Rome")
+    finally:
+        Settings.callback_manager = before
+    assert counter.prompt_llm_token_count == 10

@@ -86,10 +86,15 @@ def report_usage(usage: Usage, memory: Memory, callbacks: CallbackManager | None
     """
     if not usage.calls:
         return
-    model = memory.settings.model or "nano"
+    model = model_of(memory)
     taken = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
     dispatcher.event(ExpertEndEvent.model_validate({"model": model, "calls": usage.calls, **taken}))
     if callbacks is not None and callbacks.handlers:
         response = ChatResponse(message=ChatMessage(role="assistant", content=""), raw={"model": model, "usage": taken})
         with callbacks.event(CBEventType.LLM, payload={EventPayload.MESSAGES: []}) as event:
             event.on_end(payload={EventPayload.MESSAGES: [], EventPayload.RESPONSE: response})
+
+
+def model_of(memory: Memory) -> str:
+    """The name of the model that the experts run on."""
+    return memory.settings.model or "nano"

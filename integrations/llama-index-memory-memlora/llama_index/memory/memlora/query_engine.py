@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 
 from memlora_plugins import Answer, InvalidInputError, Memory, Scope, Stage, Token
 
-from .events import dispatcher, report_usage
+from .events import dispatcher, model_of, report_usage
 from .retriever import MemLoRARetriever, as_nodes, words
 
 _PLACES = {"context_str": "{memories}", "query_str": "{question}"}
@@ -27,7 +27,7 @@ class MemLoRAQueryEngine(BaseQueryEngine):
     """Recalls what bears on a question and lets the generation expert answer from it.
 
     `source_nodes` are the memories that the answer was made from, as `MemLoRARetriever` gives them; `metadata` has what
-    the expert took (`input_tokens`, `output_tokens`) and whether the answer was cut off (`truncated`).
+    the expert took (`model`, `input_tokens`, `output_tokens`) and whether the answer was cut off (`truncated`).
 
     The prompt is `get_prompts()["text_qa_template"]`; `update_prompts` takes one with `{context_str}` and
     `{query_str}`. That is for base models: a trained adapter knows its own prompt only.
@@ -80,9 +80,10 @@ class MemLoRAQueryEngine(BaseQueryEngine):
     def _update_prompts(self, prompts: PromptDictType) -> None:
         template = prompts.get("text_qa_template")
         if template is not None:
-            missing = [name for name in _PLACES if name not in template.template_vars]
-            if missing:
-                raise InvalidInputError(f"The template has no {{{missing[0]}}}; say where it goes.")
+            prompt = template.format(None, **_PLACES)
+            for theirs, ours in _PLACES.items():
+                if ours not in prompt:
+                    raise InvalidInputError(f"The template has no {{{theirs}}}; say where it goes.")
             self._template = template
 
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -117,7 +118,7 @@ class MemLoRAQueryEngine(BaseQueryEngine):
             return self._response(self._ask(words(query_bundle)))
         events = self.memory.stream(words(query_bundle), **self._asked)
         hits = next(stage.detail["hits"] for stage in events if isinstance(stage, Stage) and "hits" in stage.detail)
-        metadata: dict[str, Any] = {}
+        metadata = self._named()
 
         def tokens() -> Generator[str, None, None]:
             with closing(events):
@@ -136,7 +137,7 @@ class MemLoRAQueryEngine(BaseQueryEngine):
         hits = await anext(
             stage.detail["hits"] async for stage in events if isinstance(stage, Stage) and "hits" in stage.detail
         )
-        metadata: dict[str, Any] = {}
+        metadata = self._named()
 
         async def tokens() -> AsyncGenerator[str, None]:
             async with aclosing(events):
@@ -168,7 +169,12 @@ class MemLoRAQueryEngine(BaseQueryEngine):
         """Reports what the answer took; returns what goes along with it."""
         report_usage(answer.usage, self.memory, self.callback_manager)
         return {
+            **self._named(),
             "input_tokens": answer.usage.input_tokens,
             "output_tokens": answer.usage.output_tokens,
             "truncated": answer.truncated,
         }
+
+    def _named(self) -> dict[str, Any]:
+        """What is known of an answer before it is there. Never empty: a router replaces what is."""
+        return {"model": model_of(self.memory)}

@@ -2,10 +2,10 @@
 
 # Without `from __future__ import annotations`: LlamaIndex looks for the parameter that is annotated `Context` itself.
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from llama_index.core.async_utils import asyncio_run
+from llama_index.core.settings import Settings
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
 from llama_index.core.workflow import Context
@@ -15,7 +15,9 @@ from memlora_plugins import InvalidInputError, Memory, Scope, ScopeError
 from memlora_plugins.flows.effects import Call, Flow
 from memlora_plugins.plugs import tools
 from memlora_plugins.plugs.doors import arun, run
-from memlora_plugins.plugs.tools import Done, ForgetArguments, SaveArguments, SearchArguments
+from memlora_plugins.plugs.tools import ForgetArguments, SaveArguments, SearchArguments
+
+from .events import report
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -27,7 +29,8 @@ class MemLoRAToolSpec(BaseToolSpec):
     """`search_memory`, `save_memory` and `forget_memory`, for `FunctionAgent` and its like.
 
     Whose memory it is, the application says: `user_id` here, or else `user_id` in the store of the workflow's context.
-    No tool has an argument for it, and what a model makes up besides the arguments is ignored.
+    No tool has an argument for it, and what a model makes up besides the arguments is ignored. Outside of a workflow,
+    the tools need a `user_id` here.
 
     Args:
         memory: the open memory; it stays the caller's to close.
@@ -61,7 +64,15 @@ class MemLoRAToolSpec(BaseToolSpec):
         func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
     ) -> list[FunctionTool]:
         """The tools, each with its sync and its async function."""
-        return super().to_tool_list(spec_functions, _METADATA | (func_to_metadata_mapping or {}))
+        metadata = dict(func_to_metadata_mapping or {})
+        for name, ours in _METADATA.items():
+            if metadata.keys().isdisjoint((name, f"a{name}")):
+                metadata[name] = metadata[f"a{name}"] = ours
+        made = super().to_tool_list(spec_functions, metadata)
+        if self.user_id is not None:
+            for tool in made:  # so that they can be called outside of a workflow, too
+                tool.requires_context, tool.ctx_param_name = False, None
+        return made
 
     def search_memory(self, ctx: Context = None, **asked: Any) -> str:  # type: ignore[assignment]
         """Look something up (`query`, `limit`)."""
@@ -89,17 +100,22 @@ class MemLoRAToolSpec(BaseToolSpec):
 
     def _search(self, ctx: Any, asked: dict[str, Any]) -> Flow[str]:
         arguments = _read(SearchArguments, asked)
-        return (yield from self._done(ctx, lambda scope: tools.search(self.memory, scope, arguments)))
+        scope = yield from self._scope(ctx)
+        return (yield from tools.search(self.memory, scope, arguments)).told
 
     def _save(self, ctx: Any, asked: dict[str, Any]) -> Flow[str]:
         arguments = _read(SaveArguments, asked)
-        return (yield from self._done(ctx, lambda scope: tools.save(self.memory, scope, arguments, wait=self.wait)))
+        scope = yield from self._scope(ctx)
+        done = yield from tools.save(self.memory, scope, arguments, wait=self.wait)
+        report(done.result, self.memory, Settings.callback_manager)
+        return done.told
 
     def _forget(self, ctx: Any, asked: dict[str, Any]) -> Flow[str]:
         arguments = _read(ForgetArguments, asked)
-        return (yield from self._done(ctx, lambda scope: tools.forget(self.memory, scope, arguments)))
+        scope = yield from self._scope(ctx)
+        return (yield from tools.forget(self.memory, scope, arguments)).told
 
-    def _done(self, ctx: Any, work: Callable[[Scope], Flow[Done]]) -> Flow[str]:
+    def _scope(self, ctx: Any) -> Flow[Scope]:
         user_id = self.user_id
         if user_id is None and isinstance(ctx, Context):  # what a model passes as `ctx` is no Context
             user_id = yield from Call(
@@ -110,7 +126,7 @@ class MemLoRAToolSpec(BaseToolSpec):
                 "Whose memory is meant? Make MemLoRAToolSpec with user_id=…, or run the agent with a context: "
                 'await ctx.store.set("user_id", …).'
             )
-        return (yield from work(Scope(user_id, self.agent_id))).told
+        return Scope(user_id, self.agent_id)
 
 
 def _read(kind: type[A], asked: dict[str, Any]) -> A:
