@@ -21,7 +21,7 @@ from .events import warn
 from .messages import as_message, from_kept, is_reply, is_spoken, same
 
 _MARK = "llama_index_history"  # key of a mark's metadata: JSON list of message ids
-_FEWEST, _FACTOR = 8, 4  # turns read at first, and how many times more if that is too few
+_FEWEST, _FACTOR = 4, 4  # turns read at first, and how many times more if that is too few
 _MOST_LEFT = 50  # turns of earlier processes that are distilled with an exchange
 
 
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 class History:
-    """What was said in a session, read from the store each time: several processes may add to it.
+    """What was said in a session, as its turns in the store tell it: several processes may add to it.
 
     While the store is out of reach, what is known of it is shown, and new messages wait here for the next write.
     """
@@ -42,13 +42,18 @@ class History:
     def __init__(self, memory: Memory, scope: Scope) -> None:
         self.memory = memory
         self.scope = scope
-        self._log: list[Turn] = []  # the latest turns, as they were last read
-        self._places: dict[str, int] = {}  # where in it, by turn id
-        self._whole = False  # whether it begins with the first of the session
-        self._view: tuple[list[Entry], bool] | None = None  # what it says
+        self._log: list[Turn] = []  # the latest turns: as they were last read, and as they were written since
+        self._read = 0  # how many of them were read
+        self._whole = False  # whether the first of the session is among them
+        self._places: dict[str, int] = {}  # where each is, by turn id
+        self._made: dict[str, Entry] = {}  # by turn id
+        self._view: tuple[list[Entry], bool] | None = None  # what the log says
         self._unkept: list[Message] = []
         self._open: list[Message] | None = None  # kept and not handed on to be distilled; None: the store knows
-        self._made: dict[str, Entry] = {}  # by turn id
+
+    def known(self) -> list[Entry]:
+        """The messages as they were last read, and what was added here since."""
+        return self._entries()[0]
 
     def read(
         self, enough: Callable[[Sequence[Entry]], bool] = lambda entries: False, *, everything: bool = False
@@ -58,8 +63,8 @@ class History:
         It begins where it was last set or reset; with `everything` all turns of the session are read all the same.
         """
         if self._unkept:  # the store did not answer just now
-            return self._entries()[0]
-        size = _FEWEST
+            return self.known()
+        size = _FEWEST + len(self._log) - self._read
         try:
             while True:
                 newest: list[Turn] = yield from through(self.memory, partial(_newest, scope=self.scope, limit=size))
@@ -70,19 +75,24 @@ class History:
                 size = max(size, len(self._log)) * _FACTOR
         except UNAVAILABLE as error:
             warn("history", error)
-            return self._entries()[0]
+            return self.known()
 
     def _heed(self, newest: list[Turn], *, first_is_there: bool) -> None:
-        """Bring the log up to date with the latest turns, which may begin with the session's first."""
+        """Bring the log up to date with the latest turns, which may begin with the session's first.
+
+        They tell all that is new if they reach back to what was read before. What was written here since does not
+        count: others may have written in between.
+        """
         ids = [turn.id for turn in newest]
-        before = 0 if first_is_there else self._places.get(ids[0], 0)
-        anchored = first_is_there or ids[0] in self._places
-        if anchored and ids == [turn.id for turn in self._log[before:]] and self._whole >= first_is_there:
-            return
-        self._log = self._log[:before] + newest
-        self._places = {turn.id: place for place, turn in enumerate(self._log)}
+        place = 0 if first_is_there else self._places.get(ids[0], self._read)
+        anchored = first_is_there or place < self._read
+        before = place if anchored else 0
+        if not anchored or ids != [turn.id for turn in self._log[before:]]:
+            self._log = self._log[:before] + newest
+            self._places = {turn.id: place for place, turn in enumerate(self._log)}
+            self._view = None
+        self._read = len(self._log)
         self._whole = first_is_there or (anchored and self._whole)
-        self._view = None
 
     def add(self, messages: Sequence[ChatMessage], *, wait: bool) -> Flow[AddResult | None]:
         """Keep messages; a reply among them ends the exchange, which is distilled then. None: the store could not take
@@ -133,15 +143,21 @@ class History:
             self._unkept, self._view = batch, None
             warn("keep", error, unkept=len(batch))
             return None
-        if self._unkept:
-            self._unkept, self._view = [], None
+        for turn in result.turns:
+            if turn.id not in self._places:
+                self._places[turn.id] = len(self._log)
+                self._log.append(turn)
+        self._unkept, self._view = [], None
         return result
 
     def _left(self) -> Flow[list[Message]]:
         """What the session holds that is still to be distilled."""
-        turns: list[Turn] = yield from through(
-            self.memory, lambda door: door.turns(scope=self.scope, pending=True, limit=_MOST_LEFT)
-        )
+        if self._whole:
+            turns = [turn for turn in self._log if turn.pending][-_MOST_LEFT:]
+        else:
+            turns = yield from through(
+                self.memory, lambda door: door.turns(scope=self.scope, pending=True, limit=_MOST_LEFT)
+            )
         return [Message(turn.role, turn.text or turn.images, id=turn.message_id) for turn in turns]
 
     def _items(self) -> Iterator[tuple[Mapping[str, Any], Entry | None]]:

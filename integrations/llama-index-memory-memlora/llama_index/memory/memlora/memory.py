@@ -148,7 +148,10 @@ class MemLoRAMemory(ChatMemory):
         return template.template_str
 
     def get(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
-        """The chat history for a model, with what is recalled for `input` or else for the person's last words."""
+        """The chat history for a model, with what is recalled for `input` or else for the person's last words.
+
+        What others add to the session is seen with the person's next words; `get_all` sees it at once.
+        """
         return run(self._get(input, block_kwargs))
 
     async def aget(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
@@ -196,7 +199,9 @@ class MemLoRAMemory(ChatMemory):
         await arun(self._reset(status))
 
     def _get(self, input: str | ChatMessage | None, block_kwargs: dict[str, Any]) -> Flow[list[ChatMessage]]:
-        entries = yield from self._history.read(self._fill)
+        entries = self._history.known()
+        if not self._is_recalled(entries, input):  # once per turn the store is asked what others added
+            entries = yield from self._history.read(self._fill)
         shown = entries[(yield from self._advance(entries)) :]
         recalled = yield from self._recalled_for(shown, input)
         history = _given(shown)
@@ -255,6 +260,9 @@ class MemLoRAMemory(ChatMemory):
             text = yield from Call(lambda: self._recall(asked.query, here), lambda: self._arecall(asked.query, here))
             self._recalled = asked, text
         return self._recalled[1]
+
+    def _is_recalled(self, entries: Sequence[Entry], input: str | ChatMessage | None) -> bool:
+        return self._recalled is not None and self._recalled[0] == _asked(entries, input)
 
     def _recalling(self, query: str, here: Sequence[str]) -> Flow[str]:
         hits: list[Hit] = []
