@@ -4,6 +4,8 @@ the real embedded store with a fake model, for which what stands between « and 
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,31 +14,34 @@ import pytest
 from scripted import FakeBackend, WordEmbedder, decides, says, user_line
 
 from memlora_plugins import EdgeFactStore, Memory, Message, Scope, StoreUnavailableError
+from memlora_plugins.flows.effects import Call, Flow
 from memlora_plugins.serving.base import Request
 
 ANA, BOB = Scope("ana"), Scope("bob")
 
 
 class FlakyStore(EdgeFactStore):
-    """The embedded store, which is out of reach while `down`: what a server can do, and a folder cannot."""
+    """The embedded store, which is out of reach while `down`, and says so after a moment: what a server can do, and a
+    folder cannot.
+    """
 
     down = False
 
     def search(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_up()
-        return super().search(*args, **kwargs)
+        return self._if_up(super().search(*args, **kwargs))
 
     def turns(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_up()
-        return super().turns(*args, **kwargs)
+        return self._if_up(super().turns(*args, **kwargs))
 
     def put_turns(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_up()
-        return super().put_turns(*args, **kwargs)
+        return self._if_up(super().put_turns(*args, **kwargs))
 
-    def _check_up(self) -> None:
+    def _if_up(self, flow: Flow[Any]) -> Flow[Any]:
         if self.down:
+            flow.close()
+            yield from Call(lambda: time.sleep(0.01), lambda: asyncio.sleep(0.01))
             raise StoreUnavailableError("The Qdrant server does not answer.")
+        return (yield from flow)
 
 
 def facts_of(request: Request) -> str:

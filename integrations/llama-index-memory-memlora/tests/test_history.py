@@ -6,20 +6,21 @@ import asyncio
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock, ToolCallBlock
 from llama_index.core.memory import Memory as ChatMemory
 from llama_index.core.memory import StaticMemoryBlock
 from llama_index.core.memory.memory import InsertMethod
 from llama_index.core.storage.chat_store.base_db import MessageStatus
 from scripted import FakeBackend
 from scripted_llm import Brain, Make, call, reply, texts, user
-from two_people import ANA
+from two_people import ANA, FlakyStore
 
 from memlora_plugins import (
     Memory,
     Message,
     MessageError,
     Scope,
+    StoreUnavailableError,
 )
 
 # --- the chat history ------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def test_a_history_that_is_set_is_kept_once(memory: Memory, made: Make, backend:
     assert let_it_be([reply("Nice."), user("Yes.")]) == ["Nice.", "Yes."]
     assert let_it_be([]) == []
     memory.flush()
-    assert len(memory.turns(scope=ANA)) == 6 + 5  # with the marks that say what the history is
+    assert len(memory.turns(scope=ANA)) == 6 + 4  # with marks where the history does not just go on
     assert len(backend.asked("extraction")) == 3
     assert [hit.text for hit in memory.search("history set", scope=ANA, kinds=["turn"]) if "history" in hit.text] == []
 
@@ -98,6 +99,51 @@ async def test_a_history_passed_with_every_run_is_kept_once(memory: Memory, made
     assert texts(await made().aget_all()) == texts(history)
     spoken = [turn for turn in memory.turns(scope=ANA) if turn.spoken]
     assert [turn.text for turn in spoken] == texts(history)
+
+
+def test_a_history_that_is_set_again_and_again_leaves_no_marks(memory: Memory, made: Make) -> None:
+    history = [user("Hello."), reply("Hello.")]
+    for _ in range(5):
+        made().set(history)
+    assert len(memory.turns(scope=ANA)) == 2
+
+
+def test_what_is_set_is_not_taken_for_something_like_it(made: Make) -> None:
+    def asked(city: str, id: str) -> list[ChatMessage]:
+        tool = ToolCallBlock(tool_call_id=id, tool_name="weather", tool_kwargs={"city": city})
+        result = ChatMessage(role="tool", content="sunny", additional_kwargs={"tool_call_id": id})
+        return [user(f"The weather in {city}?"), ChatMessage(role="assistant", blocks=[tool]), result, reply("Sunny.")]
+
+    def picture(number: int) -> ChatMessage:
+        return ChatMessage(
+            role="user", blocks=[TextBlock(text="Look."), ImageBlock(url=f"https://example.org/{number}.png")]
+        )
+
+    rome, paris = asked("Rome", "c1"), asked("Paris", "c2")
+    for history in (rome, paris, [*rome, *paris], paris, [picture(1)], [picture(2), picture(1)]):
+        ours = made()
+        ours.set(history)
+        assert [one.model_dump(mode="json") for one in made().get_all()] == [m.model_dump(mode="json") for m in history]
+
+
+async def test_a_history_passed_during_an_outage_is_kept_once(
+    memory: Memory, made: Make, store: FlakyStore, backend: FakeBackend
+) -> None:
+    history = [user("«0»"), reply("Yes."), user("«1»"), reply("Yes.")]
+    made().set(history)
+    ours = made()  # as in another request
+    store.down = True
+    await ours.aset(history)
+    await ours.aput(user("«2»"))
+    assert texts(await ours.aget_all()) == ["«0»", "Yes.", "«1»", "Yes.", "«2»"]
+    store.down = False
+    await ours.aset([*history, user("«2»"), reply("Yes.")])
+    await memory.aio.flush()
+    assert texts(await made().aget_all()) == ["«0»", "Yes.", "«1»", "Yes.", "«2»", "Yes."]
+    assert len(backend.asked("extraction")) == 3
+    store.down = True
+    with pytest.raises(StoreUnavailableError):
+        made().reset(MessageStatus.ARCHIVED)
 
 
 def test_memories_that_were_shown_are_not_said_again(memory: Memory, made: Make, backend: FakeBackend) -> None:
@@ -159,6 +205,29 @@ def test_the_last_exchange_is_shown_however_long(made: Make) -> None:
     assert [len(str(message.content).split()) for message in ours.get_all(MessageStatus.ACTIVE)] == [200]
 
 
+def test_results_are_not_shown_without_their_calls(made: Make) -> None:
+    calls = [ToolCallBlock(tool_call_id=f"c{number}", tool_name="price", tool_kwargs={}) for number in range(9)]
+    results = [
+        ChatMessage(role="tool", content="word " * 40, additional_kwargs={"tool_call_id": call.tool_call_id})
+        for call in calls
+    ]
+    said = [user("Before."), reply("Yes."), user("Prices?"), ChatMessage(role="assistant", blocks=calls), *results]
+    made().put_messages([*said, reply("The third.")])
+    shown = made(token_limit=300, tokenizer_fn=str.split).get("And the cheapest?")
+    assert str(shown[0].content).endswith("\nPrices?")
+    assert len(shown) == 12
+
+
+def test_what_is_changed_outside_stays_outside(made: Make) -> None:
+    ours = made(memory_blocks=[StaticMemoryBlock(name="rules", static_content="Be kind.")], token_limit=100)
+    for number in range(20):
+        ours.put_messages([user(f"Question {number}"), reply("word " * 10)])
+        ours.get()
+    assert all(message.additional_kwargs == {} for message in ours.get_all())
+    ours.get_all()[0].additional_kwargs["x"] = 1
+    assert ours.get_all()[0].additional_kwargs == {}
+
+
 def test_few_messages_are_read_of_a_long_session(memory: Memory, made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     said = [Message("user" if number % 2 else "assistant", f"{number} " + "word " * 20) for number in range(600)]
     memory.add(said, scope=Scope("ana", session_id="monday"), distil=False)
@@ -197,18 +266,20 @@ def test_one_system_message_at_most_is_shown(told: Memory, made: Make) -> None:
     ours = made()
     ours.put_messages([ChatMessage(role="system", content="Be kind."), user("Where does Ana live?")])
     assert [message.role.value for message in ours.get()] == ["system", "user"]
-    assert [message.role.value for message in made("x").get("Where does Ana live?")] == ["user"]
+    before_it_is_put = made("x").get("Where does Ana live?")  # an engine puts its question after these
+    assert [message.role.value for message in before_it_is_put] == ["user", "assistant"]
+    assert "Porto" in str(before_it_is_put[0].content)
 
 
 @pytest.mark.parametrize("given", ["Where does Ana live?", user("Where does Ana live?")])
-def test_an_engine_may_ask_before_it_puts(told: Memory, made: Make, searches: list[str], given: Any) -> None:
+def test_an_engine_may_ask_before_it_puts(told: Memory, made: Make, given: Any) -> None:
     ours = made()
     assert "Porto" in str(texts(ours.get(given)))
-    assert "Porto" in str(texts(ours.get(given)))
-    assert len(searches) == 1
     ours.put_messages([user("Where does Ana live?"), reply("In Porto.")])
-    ours.get(given)
-    assert len(searches) == 2
+    told.note("Ana lives in Rome", scope=ANA)
+    assert "Ana lives in Rome" in str(texts(ours.get(given)))
+    told.erase(scope=ANA)
+    assert ours.get(given) == []
 
 
 def test_without_words_nothing_is_looked_up(told: Memory, made: Make, searches: list[str]) -> None:
@@ -250,3 +321,19 @@ async def test_other_blocks_stand_beside_it(told: Memory, made: Make) -> None:
     assert block.kept == texts(ours.get_all(MessageStatus.ARCHIVED)) != []
     ours.memory_blocks.clear()
     assert "<rules>" not in str(texts(ours.get()))
+
+
+def test_what_was_erased_is_shown_no_more(told: Memory, made: Make) -> None:
+    ours = made()
+    ours.put(user("My secret is X. Where does Ana live?"))
+    assert "Porto" in str(texts(ours.get()))
+    told.erase(scope=ANA)
+    assert ours.get() == []
+
+
+def test_a_recall_that_failed_is_tried_again(told: Memory, made: Make, store: FlakyStore) -> None:
+    ours = made()
+    store.down = True
+    assert ours.get("Where does Ana live?") == []
+    store.down = False
+    assert "Porto" in str(texts(ours.get("Where does Ana live?")))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, CodeActAgent, FunctionAgent, ReActAgent
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler, TokenCountingHandler
 from llama_index.core.callbacks.schema import CBEventType
@@ -226,6 +226,14 @@ def test_nobody_named_is_an_error(memory: Memory, user_id: Any) -> None:
         MemLoRAMemory.from_defaults(memory=memory, user_id=user_id)
     with pytest.raises(ScopeError):
         MemLoRAMemory(memory=memory)
+    with pytest.raises(ScopeError):
+        MemLoRAMemory(memory=memory, user_id="ana", session_id="")
+
+
+def test_what_it_does_not_take_is_an_error(memory: Memory) -> None:
+    for name in ("chat_store", "async_database_uri", "nonsense"):
+        with pytest.raises(TypeError, match=name):
+            MemLoRAMemory.from_defaults(memory=memory, user_id="ana", **{name: None})
 
 
 async def test_the_chat_goes_on_without_the_experts(
@@ -265,13 +273,76 @@ async def test_the_chat_goes_on_without_the_store_and_nothing_is_lost(
     store.down = True
     await agent.run("I moved. «Ana lives in Porto»", memory=ours)
     assert brain.shown == "user: I am Ana.\nassistant: I see.\nuser: I moved. «Ana lives in Porto»"
-    assert {warning.stage for warning in told_events.of(MemoryWarningEvent)} == {"keep", "recall"}
+    assert {warning.stage for warning in told_events.of(MemoryWarningEvent)} == {"history", "keep", "recall"}
     assert texts(await ours.aget_all())[-2:] == ["I moved. «Ana lives in Porto»", "I see."]
     store.down = False
     await agent.run("Hello.", memory=ours)
     await memory.aio.flush()
     assert texts(await made().aget_all())[2:] == ["I moved. «Ana lives in Porto»", "I see.", "Hello.", "I see."]
     assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana lives in Porto"]
+
+
+@pytest.mark.parametrize("way", ["tasks", "threads"])
+async def test_what_is_said_at_once_while_the_store_is_down_is_kept(
+    memory: Memory, made: Make, store: FlakyStore, way: str
+) -> None:
+    ours = made(wait=True)
+    store.down = True
+    lines = [user(f"I say so. «fact {number}»") for number in range(5)]
+    if way == "tasks":
+        await asyncio.gather(*(ours.aput(line) for line in lines))
+    else:
+        await asyncio.gather(*(asyncio.to_thread(ours.put, line) for line in lines))
+    store.down = False
+    await ours.aput(reply("I see."))
+    assert {fact.text for fact in memory.facts(scope=ANA)} == {f"fact {number}" for number in range(5)}
+
+
+async def test_what_is_said_while_another_exchange_is_distilled_is_distilled_too(
+    memory: Memory, made: Make, backend: FakeBackend
+) -> None:
+    ours = made(wait=True)
+    backend.delay = 0.1
+    await ours.aput(user("I say so. «fact A»"))
+    distilling = asyncio.create_task(ours.aput(reply("I see.")))
+    await asyncio.sleep(0.03)
+    await ours.aput(user("And so. «fact B»"))
+    await distilling
+    await ours.aput(reply("I see."))
+    assert {fact.text for fact in memory.facts(scope=ANA)} == {"fact A", "fact B"}
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_what_could_not_be_distilled_is_with_the_next_exchange(
+    memory: Memory, made: Make, backend: FakeBackend, wait: bool
+) -> None:
+    ours, extraction = made(wait=wait), backend.experts["extraction"]
+    for line, expert in (("«a»", lambda request: BackendUnavailableError("down")), ("«b»", extraction)):
+        backend.experts["extraction"] = expert
+        await ours.aput(user(line))
+        await ours.aput(reply("I see."))
+        while memory._core._worker._queue or memory._core._worker._busy:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert {fact.text for fact in memory.facts(scope=ANA)} == {"a", "b"}
+
+
+async def test_the_output_of_an_agents_code_is_not_the_persons_words(
+    memory: Memory, made: Make, backend: FakeBackend, searches: list[str]
+) -> None:
+    def think(messages: Sequence[ChatMessage], **_: Any) -> ChatMessage:
+        ran = str(messages[-1].content).startswith("Result of executing")
+        return reply("It is 42." if ran else "<execute>print(42)</execute>")
+
+    async def execute(code: str) -> str:
+        return "«42»"
+
+    llm = MockFunctionCallingLLM(response_generator=think, is_chat_model=True)
+    agent = CodeActAgent(llm=llm, code_execute_fn=execute, tools=[], streaming=False)
+    assert str(await agent.run("What is six times seven? «Ana counts»", memory=made())) == "It is 42."
+    await memory.aio.flush()
+    assert searches == ["What is six times seven? «Ana counts»"]
+    assert len(backend.asked("extraction")) == 1
+    assert [fact.text for fact in memory.facts(scope=ANA)] == ["Ana counts"]
 
 
 def test_what_is_known_of_a_history_is_shown_while_the_store_is_down(

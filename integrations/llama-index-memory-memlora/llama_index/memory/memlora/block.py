@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -47,7 +48,8 @@ class MemLoRAMemoryBlock(BaseMemoryBlock[str]):
     token_budget: int | None = Field(default=None, ge=1)
     wait: bool = False
 
-    _unkept: dict[str | None, list[Message]] = PrivateAttr(default_factory=dict)  # by session
+    _queue: dict[str | None, list[Message]] = PrivateAttr(default_factory=dict)  # what is to be kept, by session
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)  # over it; never held while the store is asked
 
     def __init__(self, **values: Any) -> None:
         Scope(values.get("user_id"), values.get("agent_id"))  # type: ignore[arg-type]
@@ -72,22 +74,22 @@ class MemLoRAMemoryBlock(BaseMemoryBlock[str]):
 
     async def _aput(self, messages: list[ChatMessage]) -> None:
         """Remember what the queue ejects. What the store cannot take waits for the next time."""
-        sessions: dict[str | None, list[Message]] = dict(self._unkept)
-        for message in messages:
-            kwargs = {key: value for key, value in message.additional_kwargs.items() if key != _SESSION}
-            made = as_message(message.model_copy(update={"additional_kwargs": kwargs}))
-            if made is not None:
-                session = message.additional_kwargs.get(_SESSION)
-                sessions[session] = [*sessions.get(session, ()), made]
-        for session, said in sessions.items():
-            self._unkept.pop(session, None)
+        with self._lock:
+            for message in messages:
+                kwargs = {key: value for key, value in message.additional_kwargs.items() if key != _SESSION}
+                made = as_message(message.model_copy(update={"additional_kwargs": kwargs}))
+                if made is not None:
+                    self._queue.setdefault(message.additional_kwargs.get(_SESSION), []).append(made)
+            waiting = {session: list(said) for session, said in self._queue.items() if said}
+        for session, said in waiting.items():
             scope = Scope(self.user_id, self.agent_id, session)
             try:
                 result: AddResult = await self.memory.aio.add(said, scope=scope, wait=self.wait)
             except UNAVAILABLE as error:
-                self._unkept[session] = said
                 warn("keep", error, unkept=len(said))
             else:
+                with self._lock:
+                    self._queue[session] = [one for one in self._queue[session] if one not in said]
                 report(result, self.memory, None)
 
     async def atruncate(self, content: str, tokens_to_truncate: int) -> str | None:

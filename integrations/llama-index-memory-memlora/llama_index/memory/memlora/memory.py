@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from llama_index.core.async_utils import asyncio_run
@@ -33,10 +33,10 @@ from .retriever import as_nodes
 
 
 class _Asked(NamedTuple):
-    """What is to be recalled: the words, and what tells them from the same words said at another time."""
+    """What is to be recalled: the words, and the id of the message that says them; None: it is to come."""
 
     query: str
-    at: Hashable
+    at: str | None
 
 
 class MemLoRAMemory(ChatMemory):
@@ -101,7 +101,14 @@ class MemLoRAMemory(ChatMemory):
         return RichPromptTemplate(template) if isinstance(template, str) else template
 
     def __init__(self, **values: Any) -> None:
-        values["session_id"] = values.get("session_id") or generate_chat_store_key()
+        unknown = values.keys() - type(self).model_fields.keys() - {"class_name"}
+        if unknown:
+            raise TypeError(
+                f"MemLoRAMemory takes no {', '.join(sorted(unknown))}. The chat history is kept in the memory itself: "
+                "there is no chat store or database to name."
+            )
+        if values.get("session_id") is None:
+            values["session_id"] = generate_chat_store_key()
         scope = Scope(values.get("user_id"), values.get("agent_id"), values["session_id"])  # type: ignore[arg-type]
         if isinstance(values.get("memory"), dict):
             values["memory"] = reopened(values["memory"])
@@ -148,10 +155,7 @@ class MemLoRAMemory(ChatMemory):
         return template.template_str
 
     def get(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
-        """The chat history for a model, with what is recalled for `input` or else for the person's last words.
-
-        What others add to the session is seen with the person's next words; `get_all` sees it at once.
-        """
+        """The chat history for a model, with what is recalled for `input` or else for the person's last words."""
         return run(self._get(input, block_kwargs))
 
     async def aget(self, input: str | ChatMessage | None = None, **block_kwargs: Any) -> list[ChatMessage]:
@@ -199,9 +203,7 @@ class MemLoRAMemory(ChatMemory):
         await arun(self._reset(status))
 
     def _get(self, input: str | ChatMessage | None, block_kwargs: dict[str, Any]) -> Flow[list[ChatMessage]]:
-        entries = self._history.known()
-        if not self._is_recalled(entries, input):  # once per turn the store is asked what others added
-            entries = yield from self._history.read(self._fill)
+        entries = yield from self._history.read(self._fill)
         shown = entries[(yield from self._advance(entries)) :]
         recalled = yield from self._recalled_for(shown, input)
         history = _given(shown)
@@ -210,6 +212,8 @@ class MemLoRAMemory(ChatMemory):
         if self.memory_blocks:
             more, beside = yield from _waited(lambda: self._of_blocks(history, input, block_kwargs, recalled))
             content = [*content, *more]
+        if content and self.insert_method is InsertMethod.USER and _latest(shown) is None:
+            history = _with_person(history)  # the engine's question comes after it
         return self._insert_memory_content(history, content, beside)
 
     def _get_all(self, status: MessageStatus | None) -> Flow[list[ChatMessage]]:
@@ -226,13 +230,13 @@ class MemLoRAMemory(ChatMemory):
         self._report((yield from self._history.set(messages, wait=self.wait)))
 
     def _reset(self, status: MessageStatus | None) -> Flow[None]:
-        entries: list[Entry] = []
+        left: list[Entry] = []
         if status is not None:
+            yield from self._history.refresh(everything=True)
             entries = yield from self._history.read()
             start = self._start(entries)
-            entries = entries[:start] if status is MessageStatus.ACTIVE else entries[start:]
-        self._first = self._placed = self._recalled = None
-        self._report((yield from self._history.keep_only([entry.id for entry in entries])))
+            left = entries[:start] if status is MessageStatus.ACTIVE else entries[start:]
+        yield from self._set([entry.message for entry in left])
 
     @dispatcher.span
     def _remember(self, messages: Sequence[ChatMessage]) -> None:
@@ -255,14 +259,12 @@ class MemLoRAMemory(ChatMemory):
         asked = _asked(shown, input)
         if asked is None:
             return ""
-        if self._recalled is None or self._recalled[0] != asked:
-            here = [entry.id for entry in shown if entry.spoken]
-            text = yield from Call(lambda: self._recall(asked.query, here), lambda: self._arecall(asked.query, here))
-            self._recalled = asked, text
-        return self._recalled[1]
-
-    def _is_recalled(self, entries: Sequence[Entry], input: str | ChatMessage | None) -> bool:
-        return self._recalled is not None and self._recalled[0] == _asked(entries, input)
+        if self._recalled is not None and self._recalled[0] == asked:
+            return self._recalled[1]
+        here = [entry.id for entry in shown if entry.spoken]
+        text: str = yield from Call(lambda: self._recall(asked.query, here), lambda: self._arecall(asked.query, here))
+        self._recalled = (asked, text) if asked.at is not None else None
+        return text
 
     def _recalling(self, query: str, here: Sequence[str]) -> Flow[str]:
         hits: list[Hit] = []
@@ -300,7 +302,8 @@ class MemLoRAMemory(ChatMemory):
         return self.callback_manager or Settings.callback_manager
 
     def _fill(self, entries: Sequence[Entry]) -> bool:
-        return sum(self._tokens(entries)) > self._room
+        """Whether there is more than a model is shown, and a place to cut it."""
+        return any(_begins(entries, place) for place in range(len(entries))) and sum(self._tokens(entries)) > self._room
 
     def _tokens(self, entries: Sequence[Entry]) -> list[int]:
         """What each message costs."""
@@ -321,7 +324,7 @@ class MemLoRAMemory(ChatMemory):
             return place
         passed, start = 0, place
         for at in range(place, len(entries)):
-            if at > place and by_person(entries[at].message) and not by_person(entries[at - 1].message):
+            if at > place and _begins(entries, at):
                 start = at
                 if passed >= max(over, self.token_flush_size):
                     break
@@ -363,7 +366,7 @@ def _asked(shown: Sequence[Entry], input: str | ChatMessage | None) -> _Asked | 
     answered = last is None or any(is_reply(entry.message) for entry in shown[place:])
     if given is None or (given == said and not answered):
         return _Asked(said, last.id if last else None) if said.strip() else None
-    return _Asked(given, ("then", shown[-1].id if shown else None)) if given.strip() else None
+    return _Asked(given, None) if given.strip() else None
 
 
 def _place(entries: Sequence[Entry], id: str | None) -> int | None:
@@ -373,6 +376,20 @@ def _place(entries: Sequence[Entry], id: str | None) -> int | None:
 def _latest(shown: Sequence[Entry]) -> int | None:
     """Where the person's last message is."""
     return next((place for place in reversed(range(len(shown))) if by_person(shown[place].message)), None)
+
+
+def _begins(entries: Sequence[Entry], place: int) -> bool:
+    """Whether an exchange begins there, after another."""
+    return place > 0 and by_person(entries[place].message) and not by_person(entries[place - 1].message)
+
+
+def _with_person(history: list[ChatMessage]) -> list[ChatMessage]:
+    """A history with an exchange at its head for memories to stand in. Roles go on taking turns: many chat templates
+    want that.
+    """
+    heads = [message for message in history if message.role == MessageRole.SYSTEM]
+    rest = [message for message in history if message.role != MessageRole.SYSTEM]
+    return [*heads, ChatMessage(role="user", blocks=[]), ChatMessage(role="assistant", content="Understood."), *rest]
 
 
 def _given(shown: Sequence[Entry]) -> list[ChatMessage]:

@@ -6,11 +6,13 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from llama_index.core.base.llms.types import (
+    CachePoint,
     ChatMessage,
     ContentBlock,
     ImageBlock,
     MessageRole,
     TextBlock,
+    ThinkingBlock,
     ToolCallBlock,
 )
 
@@ -28,6 +30,7 @@ _ROLES: dict[MessageRole, Role] = {
     MessageRole.SYSTEM: "system",
     MessageRole.DEVELOPER: "system",
 }
+_CODE_OUTPUT = "Result of executing the code given:"  # how `CodeActAgent` begins it
 _CALLS = ("tool_calls", "function_call")  # where older integrations keep them
 
 
@@ -44,7 +47,8 @@ def as_message(message: ChatMessage) -> Message | None:
         raise MessageError(f"{type(message).__name__} cannot be remembered; pass a ChatMessage.")
     message = _without_memories(message)
     parts = _parts(message.blocks)
-    role = _ROLES.get(message.role, "tool") if parts else "tool"
+    code_output = message.role == MessageRole.USER and not by_person(message)
+    role = "tool" if code_output or not parts else _ROLES.get(message.role, "tool")
     if not parts:
         label = _label(message)
         if not label:
@@ -61,13 +65,14 @@ def as_message(message: ChatMessage) -> Message | None:
 
 
 def by_person(message: ChatMessage) -> bool:
-    """Whether the person said it."""
-    return message.role == MessageRole.USER
+    """Whether the person said it: `CodeActAgent` has the output of its code in the person's place."""
+    return message.role == MessageRole.USER and not (message.content or "").startswith(_CODE_OUTPUT)
 
 
 def is_spoken(message: ChatMessage) -> bool:
     """Whether the person or the agent said it, in words: what a search finds."""
-    return _ROLES.get(message.role) in ("user", "assistant") and bool(text_of(message).strip())
+    by_agent = _ROLES.get(message.role) == "assistant"
+    return (by_agent or by_person(message)) and bool(text_of(message).strip())
 
 
 def is_reply(message: ChatMessage) -> bool:
@@ -81,9 +86,17 @@ def text_of(message: ChatMessage) -> str:
 
 
 def same(message: ChatMessage) -> Hashable:
-    """What two messages have in common that are the same words."""
+    """What two messages have in common that are the same. Of words it is the words, however an LLM dressed them up."""
     message = _without_memories(message)
-    return message.role, message.content, _label(message)
+    if is_spoken(message) and not _calls(message) and not any(map(_is_content, message.blocks)):
+        return _ROLES[message.role], text_of(message)
+    verbatim = _verbatim(message)
+    return message.role, verbatim[VERBATIM] if verbatim else text_of(message)
+
+
+def _is_content(block: ContentBlock) -> bool:
+    """Whether a block says something that is no text: an image, a recording, a document."""
+    return not isinstance(block, TextBlock | ThinkingBlock | CachePoint)
 
 
 def from_kept(kept: Turn | Message) -> ChatMessage | None:
@@ -100,8 +113,13 @@ def from_kept(kept: Turn | Message) -> ChatMessage | None:
 
 
 def copied(message: ChatMessage) -> ChatMessage:
-    """A message whose blocks can be changed: agents write their state into the one they are given."""
-    return message.model_copy(update={"blocks": [block.model_copy() for block in message.blocks]})
+    """A message that can be changed: agents write their state into the one they are given."""
+    return message.model_copy(
+        update={
+            "blocks": [block.model_copy() for block in message.blocks],
+            "additional_kwargs": dict(message.additional_kwargs),
+        }
+    )
 
 
 def without(metadata: Mapping[str, Any]) -> dict[str, Any]:

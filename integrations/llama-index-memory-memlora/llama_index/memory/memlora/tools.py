@@ -51,8 +51,7 @@ class MemLoRAToolSpec(BaseToolSpec):
     def __init__(
         self, *, memory: Memory, user_id: str | None = None, agent_id: str | None = None, wait: bool = True
     ) -> None:
-        if user_id is not None:
-            Scope(user_id, agent_id)
+        Scope("somebody" if user_id is None else user_id, agent_id)  # says at once what cannot be used
         self.memory = memory
         self.user_id = user_id
         self.agent_id = agent_id
