@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import nano
 from .errors import ClosedError, ForkedError, InvalidInputError, NotPortableError, ScopeError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .serving.base import Backend
     from .settings import Settings
     from .store.base import FactStore
+
+T = TypeVar("T")
 
 
 class Core:
@@ -50,6 +52,7 @@ class Core:
         self._portable = portable
         self._pid = os.getpid()
         self._closed = False
+        self.revisions = 0
         self._claims = _Claims()
         self._worker = Worker(self._distil_now, settings.workers)
         self._rules = remember.Rules(
@@ -175,13 +178,13 @@ class Core:
         return curate.history(self.store, scope, id)
 
     def edit(self, id: str, text: str, scope: Scope) -> Flow[Fact]:
-        return curate.edit(self.store, scope, id, text, self._rules)
+        return self._revised(curate.edit(self.store, scope, id, text, self._rules))
 
     def delete(self, id: str, scope: Scope) -> Flow[Fact]:
-        return curate.delete(self.store, scope, id, self._rules)
+        return self._revised(curate.delete(self.store, scope, id, self._rules))
 
     def forget(self, id: str, scope: Scope) -> Flow[list[Fact | Turn]]:
-        return curate.forget(self.store, scope, id, self._rules)
+        return self._revised(curate.forget(self.store, scope, id, self._rules))
 
     def export(self, scope: Scope) -> Flow[list[dict[str, Any]]]:
         return transfer.export(self.store, scope)
@@ -190,7 +193,12 @@ class Core:
         return transfer.load(self.store, scope, rows, self._rules)
 
     def erase(self, scope: Scope) -> Flow[int]:
-        return self.store.erase(scope)
+        return self._revised(self.store.erase(scope))
+
+    def _revised(self, flow: Flow[T]) -> Flow[T]:
+        result = yield from flow
+        self.revisions += 1
+        return result
 
     def count(self, scope: Scope) -> Flow[dict[str, int]]:
         return self.store.count(scope)

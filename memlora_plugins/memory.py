@@ -83,6 +83,13 @@ class Memory:
         """True once `close` was called, and in a forked child: it cannot be used any more."""
         return self._core.closed
 
+    @property
+    def revisions(self) -> int:
+        """How often something was erased, forgotten, edited or deleted through this memory: what was found before may
+        not be right since. Additions do not count.
+        """
+        return self._core.revisions
+
     def portable(self) -> dict[str, Any]:
         """What reopens this memory, here or elsewhere, as plain values: `Memory.open(**memory.portable())`. Without
         secrets, which come from the environment then. Pickling stores the same.
@@ -345,6 +352,11 @@ class AsyncMemory:
     def closed(self) -> bool:
         """As `Memory.closed`."""
         return self._core.closed
+
+    @property
+    def revisions(self) -> int:
+        """As `Memory.revisions`."""
+        return self._core.revisions
 
     def portable(self) -> dict[str, Any]:
         """As `Memory.portable`."""

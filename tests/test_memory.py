@@ -1235,6 +1235,17 @@ def test_erasing_a_session_keeps_facts_that_another_session_also_told(memory: Me
 # --- life of a memory ------------------------------------------------------------------------------------------------
 
 
+def test_what_changes_what_was_found_is_counted(memory: Memory) -> None:
+    memory.add([said("«Lives in Lisbon»"), said("«Likes tea»"), said("«Likes rum»")], scope=ANA)
+    assert memory.revisions == 0
+    lives, tea, rum = memory.facts(scope=ANA)
+    memory.edit(lives.id, "Lives in Porto", scope=ANA)
+    memory.delete(tea.id, scope=ANA)
+    memory.forget(rum.id, scope=ANA)
+    memory.erase(scope=ANA)
+    assert memory.revisions == memory.aio.revisions == 4
+
+
 def test_use_after_close_is_an_error_and_closing_twice_is_not(tmp_path: Path) -> None:
     memory = make(tmp_path)
     assert not memory.closed

@@ -331,6 +331,16 @@ def test_what_was_erased_is_shown_no_more(told: Memory, made: Make) -> None:
     assert ours.get() == []
 
 
+def test_what_a_tool_forgot_is_shown_no_more(told: Memory, made: Make, searches: list[str]) -> None:
+    ours = made()
+    ours.put(user("Forget where Ana lives."))
+    assert "Porto" in str(texts(ours.get()))
+    [fact] = [fact for fact in told.facts(scope=ANA) if "Porto" in fact.text]
+    told.forget(fact.id, scope=ANA)
+    assert "Porto" not in str(texts(ours.get()))
+    assert len(searches) == 2
+
+
 def test_a_recall_that_failed_is_tried_again(told: Memory, made: Make, store: FlakyStore) -> None:
     ours = made()
     store.down = True

@@ -8,6 +8,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
+from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.instrumentation.events.base import BaseEvent  # type: ignore[attr-defined]
 from pydantic import Field
 
@@ -63,6 +64,16 @@ class ExpertEndEvent(BaseEvent):
     def class_name(cls) -> str:
         """The name that handlers know it by."""
         return "ExpertEndEvent"
+
+
+def is_heard(callbacks: CallbackManager) -> bool:
+    """Whether anybody listens to the dispatcher or to the callback manager: nodes are not made for nobody."""
+    at: Any = dispatcher
+    while at is not None:
+        if any(not isinstance(handler, NullEventHandler) for handler in at.event_handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return bool(callbacks.handlers)
 
 
 def warn(stage: str, error: Exception, **more: Any) -> None:

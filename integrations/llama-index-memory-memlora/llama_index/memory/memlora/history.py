@@ -63,6 +63,10 @@ class History:
         self._others_open = True  # whether the store may know of more, which others left or which failed
         self._lock = threading.Lock()  # over the fields; never held while the store is asked
 
+    def known(self) -> list[Entry]:
+        """The messages as they were last read, and what was added here since."""
+        return self._entries()[0]
+
     def read(
         self, enough: Callable[[Sequence[Entry]], bool] = lambda entries: False, *, everything: bool = False
     ) -> Flow[list[Entry]]:
@@ -75,7 +79,7 @@ class History:
             yield from self.refresh(enough, everything=everything)
         except UNAVAILABLE as error:
             warn("history", error)
-        return self._entries()[0]
+        return self.known()
 
     def refresh(
         self, enough: Callable[[Sequence[Entry]], bool] = lambda entries: False, *, everything: bool = False
@@ -162,9 +166,13 @@ class History:
 
     def _left(self) -> Flow[dict[str, Message]]:
         """What the session holds that is still to be distilled, by message id: enough to name it."""
-        turns: list[Turn] = yield from through(
-            self.memory, lambda door: door.turns(scope=self.scope, pending=True, limit=_MOST_LEFT)
-        )
+        turns: list[Turn]
+        if self._whole:  # some of these may have been distilled since; that is found out with the others
+            turns = [turn for turn in self._log if turn.pending][-_MOST_LEFT:]
+        else:
+            turns = yield from through(
+                self.memory, lambda door: door.turns(scope=self.scope, pending=True, limit=_MOST_LEFT)
+            )
         return {turn.message_id: Message(turn.role, turn.text or turn.images, id=turn.message_id) for turn in turns}
 
     def _resolved(self, taken: Sequence[Message | _Setting]) -> list[Message]:

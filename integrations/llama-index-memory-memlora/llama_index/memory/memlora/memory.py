@@ -22,14 +22,18 @@ from pydantic import Field, PrivateAttr, field_serializer, field_validator
 
 from memlora_plugins import AddResult, Hit, Memory, NotPortableError, Scope, as_context
 from memlora_plugins.flows.effects import Call, Flow
+from memlora_plugins.flows.recall import tokens
 from memlora_plugins.plugs.doors import UNAVAILABLE, arun, run
 from memlora_plugins.plugs.recalled import introduced, unseen
 
-from .events import dispatcher, report, warn
+from .events import dispatcher, is_heard, report, warn
 from .history import Entry, History
 from .messages import by_person, copied, is_reply, text_of
 from .reopening import reopened
 from .retriever import as_nodes
+
+_FRAME = tokens(introduced(""))
+"""What memories cost besides their lines."""
 
 
 class _Asked(NamedTuple):
@@ -88,7 +92,7 @@ class MemLoRAMemory(ChatMemory):
     _first: str | None = PrivateAttr(default=None)  # id of the first message that the model is shown
     _placed: tuple[list[Entry], int] | None = PrivateAttr(default=None)  # where that is in the history last read
     _costs: dict[str, int] = PrivateAttr(default_factory=dict)  # tokens of messages, by id
-    _recalled: tuple[_Asked, str] | None = PrivateAttr(default=None)
+    _recalled: tuple[_Asked, int, str] | None = PrivateAttr(default=None)
 
     @classmethod
     def class_name(cls) -> str:
@@ -203,7 +207,9 @@ class MemLoRAMemory(ChatMemory):
         await arun(self._reset(status))
 
     def _get(self, input: str | ChatMessage | None, block_kwargs: dict[str, Any]) -> Flow[list[ChatMessage]]:
-        entries = yield from self._history.read(self._fill)
+        entries = self._history.known()
+        if not self._is_recalled(_asked(entries, input)):  # what others add is seen with the person's next words
+            entries = yield from self._history.read(self._fill)
         shown = entries[(yield from self._advance(entries)) :]
         recalled = yield from self._recalled_for(shown, input)
         history = _given(shown)
@@ -259,26 +265,38 @@ class MemLoRAMemory(ChatMemory):
         asked = _asked(shown, input)
         if asked is None:
             return ""
-        if self._recalled is not None and self._recalled[0] == asked:
-            return self._recalled[1]
+        if self._recalled is not None and self._is_recalled(asked):
+            return self._recalled[-1]
         here = [entry.id for entry in shown if entry.spoken]
         text: str = yield from Call(lambda: self._recall(asked.query, here), lambda: self._arecall(asked.query, here))
-        self._recalled = (asked, text) if asked.at is not None else None
+        self._recalled = (asked, self.memory.revisions, text) if asked.at is not None else None
         return text
 
+    def _is_recalled(self, asked: _Asked | None) -> bool:
+        """Whether that was recalled, and nothing was erased, forgotten or changed since."""
+        return self._recalled is not None and self._recalled[:2] == (asked, self.memory.revisions)
+
     def _recalling(self, query: str, here: Sequence[str]) -> Flow[str]:
-        hits: list[Hit] = []
+        look_up = self._look_up(query, here)
+        hits = yield from (self._told_as_retrieval(query, look_up) if is_heard(self._callbacks) else look_up)
+        left = self.token_limit - self._room - _FRAME
+        return as_context(hits, token_budget=min(self.memory.settings.token_budget, left))
+
+    def _look_up(self, query: str, here: Sequence[str]) -> Flow[list[Hit]]:
+        try:
+            return (yield from unseen(self.memory, query, scope=self._history.scope, limit=self.limit, here=here))
+        except UNAVAILABLE as error:
+            warn("recall", error)
+            return []
+
+    def _told_as_retrieval(self, query: str, look_up: Flow[list[Hit]]) -> Flow[list[Hit]]:
         dispatcher.event(RetrievalStartEvent(str_or_query_bundle=query))
         with self._callbacks.event(CBEventType.RETRIEVE, payload={EventPayload.QUERY_STR: query}) as event:
-            try:
-                hits = yield from unseen(self.memory, query, scope=self._history.scope, limit=self.limit, here=here)
-            except UNAVAILABLE as error:
-                warn("recall", error)
+            hits = yield from look_up
             nodes = as_nodes(hits)
             event.on_end(payload={EventPayload.NODES: nodes})
         dispatcher.event(RetrievalEndEvent(str_or_query_bundle=query, nodes=nodes))
-        left = self.token_limit - self._room - len(self.tokenizer_fn(introduced("")))
-        return as_context(hits, token_budget=min(self.memory.settings.token_budget, left))
+        return hits
 
     async def _of_blocks(
         self, history: list[ChatMessage], input: str | ChatMessage | None, block_kwargs: dict[str, Any], recalled: str
