@@ -1,0 +1,390 @@
+"""The Executive's protocol with the Memory model: grounding, entity identification, answer seeking, synthesis.
+
+Section 4.4 and Appendix J.1 of the MeMo paper; `single_turn` and `unstructured` are its baselines (Appendix J.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ..errors import BackendError, InvalidInputError, ReplyError
+from ..experts.reply import after_thinking, find_object
+from ..flows.effects import CALLS_ONLY, Call, Emit, Finished, Flow, adrive, aevents, drive, events
+from ..types import Stage, Usage
+from . import prompts
+from .answers import AnswersQuestions, MemoryAnswer
+from .executive import Executive
+
+Method = Literal["structured", "single_turn", "unstructured"]
+StageName = Literal["grounding", "entity", "answer", "synthesis"]
+
+DEAD_END = 3
+"""So many answers in a row in which the Memory model does not know, and a candidate is a dead end."""
+_NOTHING_KNOWN = "I don't know."
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """How many interactions a stage may take (Appendix J.1). `unstructured` is that of the method of this name."""
+
+    grounding: int = 1
+    entity: int = 7
+    answer: int = 8
+    unstructured: int = 15
+
+    def __post_init__(self) -> None:
+        for name in ("grounding", "entity", "answer", "unstructured"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise InvalidInputError(f"Budgets.{name} must be a whole number of at least 0, got {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Temperatures:
+    """Of the Executive and of the Memory model (`memory_…`), by stage (Table 14)."""
+
+    grounding: float = 0.4
+    entity: float = 0.4
+    answer: float = 1.0
+    synthesis: float = 0.3
+    memory_grounding: float = 0.1
+    memory_entity: float = 0.1
+    memory_answer: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entity that the question may turn on; rank 1 is the likeliest, None one without a readable rank."""
+
+    name: str
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One reply of the Executive, and what the Memory model answered to it.
+
+    `targets` are the candidates that the questions are about, in their order. `problem` says why a reply was of no use.
+    """
+
+    stage: StageName
+    reply: str
+    answers: tuple[MemoryAnswer, ...] = ()
+    targets: tuple[str | None, ...] = ()
+    decision: str | None = None
+    candidates: tuple[Candidate, ...] = ()
+    entity: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolResult:
+    """The answer and how it came about. `entity` is what the question turns on, `confirmed` or a best guess.
+
+    `usage` has the tokens of the Memory model, and the Executive's where its replies tell them (an attribute `usage`).
+    """
+
+    answer: str
+    justification: str
+    interactions: tuple[Interaction, ...]
+    entity: str | None = None
+    confirmed: bool = False
+    usage: Usage = field(default_factory=Usage)
+
+
+Event = Stage | Interaction | ProtocolResult
+"""What `stream` yields: stages as they begin, interactions as they end, and the result last."""
+
+
+class Protocol:
+    """Lets an Executive answer questions with the help of a Memory model.
+
+    Args:
+        executive: see `Executive`.
+        memory_model: see `AnswersQuestions`; `MemoryModel` is one.
+        budgets, temperatures: by stage; the paper's by default.
+        method: `"structured"` (default), or a baseline: `"single_turn"` asks once, `"unstructured"` asks until it has
+            enough or its budget is used up.
+
+    Raises (by a run):
+        InvalidInputError: a blank question. Whatever the Executive raises when it cannot be reached. A reply that
+        cannot be read costs an interaction, and a Memory model that cannot be reached gives answers that say so.
+    """
+
+    def __init__(
+        self,
+        *,
+        executive: Executive,
+        memory_model: AnswersQuestions,
+        budgets: Budgets | None = None,
+        temperatures: Temperatures | None = None,
+        method: Method = "structured",
+    ) -> None:
+        if method not in ("structured", "single_turn", "unstructured"):
+            raise InvalidInputError(f"Unknown method {method!r}; use structured, single_turn or unstructured.")
+        self.executive = executive
+        self.memory_model = memory_model
+        self.budgets = budgets or Budgets()
+        self.temperatures = temperatures or Temperatures()
+        self.method: Method = method
+
+    def run(self, question: str) -> ProtocolResult:
+        """The answer to `question`."""
+        return drive(self.flow(question), CALLS_ONLY)
+
+    async def arun(self, question: str) -> ProtocolResult:
+        """As `run`."""
+        return await adrive(self.flow(question), CALLS_ONLY)
+
+    def stream(self, question: str) -> Generator[Event, None, None]:
+        """`run`, as it happens."""
+        result = yield from events(self.flow(question), CALLS_ONLY)
+        yield result
+
+    async def astream(self, question: str) -> AsyncGenerator[Event, None]:
+        """As `stream`."""
+        async with aclosing(aevents(self.flow(question), CALLS_ONLY)) as items:
+            async for item in items:
+                yield item.result if isinstance(item, Finished) else item
+
+    def flow(self, question: str) -> Flow[ProtocolResult]:
+        """The protocol without a driver: what `run` and its kin carry out."""
+        if not isinstance(question, str) or not question.strip():
+            raise InvalidInputError("The question is blank; pass what is to be answered.")
+        return _Run(self, question).flow()
+
+
+class _Run:
+    """One question on its way."""
+
+    def __init__(self, protocol: Protocol, question: str) -> None:
+        self._protocol = protocol
+        self._question = question
+        self._interactions: list[Interaction] = []
+        self._evidence: list[tuple[str, str]] = []  # what the Memory model was sure of
+        self._streaks: dict[str, int] = {}  # answers in a row that did not know, by candidate
+        self._candidates: tuple[Candidate, ...] = ()
+        self._entity: str | None = None
+        self._confirmed = False
+        self._usage = Usage()
+
+    def flow(self) -> Flow[ProtocolResult]:
+        if self._protocol.method == "unstructured":
+            yield from self._answer_seeking(prompts.UNSTRUCTURED, self._protocol.budgets.unstructured)
+        else:
+            yield from self._grounding()
+        if self._protocol.method == "structured":
+            yield from self._entity_identification()
+            if self._entity is not None:
+                yield from self._answer_seeking(prompts.ANSWER, self._protocol.budgets.answer)
+        return (yield from self._synthesis())
+
+    def _grounding(self) -> Flow[None]:
+        """Stage 1: every clue of the question by itself."""
+        yield from Emit(Stage("grounding"))
+        for _ in range(self._protocol.budgets.grounding):
+            reply = yield from self._ask_executive("grounding", prompts.GROUNDING, prompts.GROUNDING_SCHEMA)
+            try:
+                questions = _questions(_read(reply, "sub_questions"))
+            except ReplyError as error:
+                yield from self._note(Interaction("grounding", reply, problem=str(error)))
+                continue
+            answers = yield from self._ask_memory([question for question, _ in questions], "grounding")
+            yield from self._note(Interaction("grounding", reply, answers))
+            return
+
+    def _entity_identification(self) -> Flow[None]:
+        """Stage 2: candidates until one is confirmed, or nothing is left to ask."""
+        yield from Emit(Stage("entity"))
+        budget = self._protocol.budgets.entity
+        for interaction in range(budget):
+            dead = [name for name, streak in self._streaks.items() if streak >= DEAD_END]
+            reply = yield from self._ask_executive(
+                "entity",
+                prompts.ENTITY,
+                prompts.ENTITY_SCHEMA,
+                evidence=prompts.evidence(self._evidence),
+                dead_ends=prompts.names(dead),
+                most=DEAD_END,
+                left=budget - interaction,
+            )
+            try:
+                said = _read(reply, "decision")
+                confirmed = _text(said.get("confirmed_entity")) if _true(said.get("entity_confirmed")) else ""
+                decision = "confirm" if confirmed else _decision(said, "ask", "exhaust", reply)
+            except ReplyError as error:
+                yield from self._note(Interaction("entity", reply, problem=str(error)))
+                continue
+            self._candidates = _candidates(said) or self._candidates
+            if confirmed:
+                self._entity, self._confirmed = confirmed, True
+            questions = _questions(said) if decision == "ask" else []
+            answers = yield from self._ask_memory([question for question, _ in questions], "entity")
+            targets = tuple(target for _, target in questions)
+            self._count(answers, targets)
+            yield from self._note(Interaction("entity", reply, answers, targets, decision))
+            if not questions:
+                break
+        if self._entity is None:
+            self._entity = _best(self._candidates)
+
+    def _answer_seeking(self, prompt: str, budget: int) -> Flow[None]:
+        """Stage 3: what is still missing, of the entity that was found."""
+        yield from Emit(Stage("answer", {"entity": self._entity, "confirmed": self._confirmed}))
+        for interaction in range(budget):
+            reply = yield from self._ask_executive(
+                "answer",
+                prompt,
+                prompts.ANSWER_SCHEMA,
+                entity=prompts.entity_line(self._entity, self._confirmed),
+                evidence=prompts.evidence(self._evidence),
+                left=budget - interaction,
+            )
+            try:
+                said = _read(reply, "decision")
+                decision = _decision(said, "ask", "answer", reply)
+            except ReplyError as error:
+                yield from self._note(Interaction("answer", reply, problem=str(error)))
+                continue
+            pivot = _text(said.get("entity_pivot"))
+            if pivot and self._protocol.method == "structured":
+                self._entity, self._confirmed = pivot, False
+            questions = _questions(said) if decision == "ask" else []
+            answers = yield from self._ask_memory([question for question, _ in questions], "answer")
+            yield from self._note(Interaction("answer", reply, answers, decision=decision))
+            if not questions:
+                break
+
+    def _synthesis(self) -> Flow[ProtocolResult]:
+        yield from Emit(Stage("synthesis"))
+        answer = justification = ""
+        for _ in range(2):
+            reply = yield from self._ask_executive(
+                "synthesis",
+                prompts.SYNTHESIS,
+                prompts.SYNTHESIS_SCHEMA,
+                entity=prompts.entity_line(self._entity, self._confirmed),
+                evidence=prompts.evidence(self._evidence),
+            )
+            try:
+                said = _read(reply, "final_answer")
+            except ReplyError as error:
+                answer = after_thinking(reply) or answer  # prose is an answer, too
+                yield from self._note(Interaction("synthesis", reply, problem=str(error)))
+                continue
+            answer, justification = _text(said.get("final_answer")), _text(said.get("justification"))
+            yield from self._note(Interaction("synthesis", reply))
+            break
+        return ProtocolResult(
+            answer or _NOTHING_KNOWN,
+            justification,
+            tuple(self._interactions),
+            self._entity,
+            self._confirmed,
+            self._usage,
+        )
+
+    def _ask_executive(self, stage: StageName, prompt: str, schema: Mapping[str, Any], **given: object) -> Flow[str]:
+        executive = self._protocol.executive
+        messages = prompts.filled(prompt, self._question, **given)
+        temperature = getattr(self._protocol.temperatures, stage)
+        reply: str = yield from Call(
+            lambda: executive.complete(messages, schema=schema, temperature=temperature),
+            lambda: executive.acomplete(messages, schema=schema, temperature=temperature),
+        )
+        self._usage += getattr(reply, "usage", None) or Usage()
+        return reply
+
+    def _ask_memory(self, questions: Sequence[str], stage: StageName) -> Flow[tuple[MemoryAnswer, ...]]:
+        """All questions of a round at once, each by itself; what is not known is no evidence."""
+        if not questions:
+            return ()
+        model = self._protocol.memory_model
+        temperature = getattr(self._protocol.temperatures, f"memory_{stage}")
+        try:
+            answers: Sequence[MemoryAnswer] = yield from Call(
+                lambda: model.ask(questions, temperature=temperature),
+                lambda: model.aask(questions, temperature=temperature),
+            )
+        except BackendError as error:
+            answers = [MemoryAnswer(question, "", error=f"{type(error).__name__}: {error}") for question in questions]
+        for answer in answers:
+            self._usage += answer.usage
+            if answer.knows:
+                self._evidence.append((answer.question, answer.text))
+        return tuple(answers)
+
+    def _count(self, answers: Sequence[MemoryAnswer], targets: Sequence[str | None]) -> None:
+        """How often in a row the Memory model did not know anything of a candidate."""
+        for answer, target in zip(answers, targets, strict=True):
+            if target:
+                self._streaks[target] = 0 if answer.knows else self._streaks.get(target, 0) + 1
+
+    def _note(self, interaction: Interaction) -> Flow[None]:
+        noted = replace(interaction, candidates=self._candidates, entity=self._entity)
+        self._interactions.append(noted)
+        yield from Emit(noted)
+
+
+def _read(reply: str, key: str) -> dict[str, Any]:
+    """The JSON object in a reply that has `key`, with its keys as they are meant.
+
+    Raises:
+        ReplyError: there is none.
+    """
+    return {name.strip().casefold(): value for name, value in find_object(reply, key=key).items()}
+
+
+def _decision(said: Mapping[str, Any], go_on: str, stop: str, reply: str) -> str:
+    decision = _text(said.get("decision")).casefold()
+    if decision not in (go_on, stop):
+        raise ReplyError(f"The Executive decided {decision!r}; it is to be {go_on} or {stop}.", reply=reply)
+    return decision
+
+
+def _questions(said: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """Questions and the candidates they are about, each question once."""
+    found: dict[str, str | None] = {}
+    items = said.get("sub_questions")
+    for item in items if isinstance(items, list) else []:
+        question = _text(item.get("question") if isinstance(item, dict) else item)
+        target = _text(item.get("targets_candidate")) if isinstance(item, dict) else ""
+        if question:
+            found.setdefault(question, target or None)
+    return list(found.items())
+
+
+def _candidates(said: Mapping[str, Any]) -> tuple[Candidate, ...]:
+    items = said.get("candidate_entities")
+    found = []
+    for item in items if isinstance(items, list) else []:
+        name = _text(item.get("name") if isinstance(item, dict) else item)
+        if name:
+            found.append(Candidate(name, _whole(item.get("rank")) if isinstance(item, dict) else None))
+    return tuple(found)
+
+
+def _best(candidates: Sequence[Candidate]) -> str | None:
+    """The best-ranked one, of equals the first."""
+    ranked = sorted(candidates, key=lambda one: (one.rank is None, one.rank or 0))
+    return ranked[0].name if ranked else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return str(value).strip()
+
+
+def _true(value: Any) -> bool:
+    return value is True or (isinstance(value, str) and value.strip().casefold() in ("true", "yes"))
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
