@@ -31,6 +31,7 @@ from .history import Entry, History
 from .messages import by_person, copied, is_reply, text_of
 from .reopening import reopened
 from .retriever import as_nodes
+from .window import Window
 
 _FRAME = tokens(introduced(""))
 """What memories cost besides their lines."""
@@ -89,9 +90,7 @@ class MemLoRAMemory(ChatMemory):
     callback_manager: CallbackManager | None = Field(default=None, exclude=True)
 
     _history: History = PrivateAttr()
-    _first: str | None = PrivateAttr(default=None)  # id of the first message that the model is shown
-    _placed: tuple[list[Entry], int] | None = PrivateAttr(default=None)  # where that is in the history last read
-    _costs: dict[str, int] = PrivateAttr(default_factory=dict)  # tokens of messages, by id
+    _window: Window = PrivateAttr()
     _recalled: tuple[_Asked, int, str] | None = PrivateAttr(default=None)
 
     @classmethod
@@ -118,6 +117,7 @@ class MemLoRAMemory(ChatMemory):
             values["memory"] = reopened(values["memory"])
         super().__init__(**{"token_limit": DEFAULT_TOKEN_LIMIT, **values})
         self._history = History(self.memory, scope)
+        self._window = Window(self._estimate_token_count)
 
     @classmethod
     def from_defaults(  # type: ignore[override]
@@ -209,7 +209,7 @@ class MemLoRAMemory(ChatMemory):
     def _get(self, input: str | ChatMessage | None, block_kwargs: dict[str, Any]) -> Flow[list[ChatMessage]]:
         entries = self._history.known()
         if not self._is_recalled(_asked(entries, input)):  # what others add is seen with the person's next words
-            entries = yield from self._history.read(self._fill)
+            entries = yield from self._history.read(self._fills)
         shown = entries[(yield from self._advance(entries)) :]
         recalled = yield from self._recalled_for(shown, input)
         history = _given(shown)
@@ -232,7 +232,8 @@ class MemLoRAMemory(ChatMemory):
         yield from Call(lambda: self._remember(messages), lambda: self._aremember(messages))
 
     def _set(self, messages: Sequence[ChatMessage]) -> Flow[None]:
-        self._first = self._placed = self._recalled = None
+        self._recalled = None
+        self._window.reset()
         self._report((yield from self._history.set(messages, wait=self.wait)))
 
     def _reset(self, status: MessageStatus | None) -> Flow[None]:
@@ -319,47 +320,18 @@ class MemLoRAMemory(ChatMemory):
     def _callbacks(self) -> CallbackManager:
         return self.callback_manager or Settings.callback_manager
 
-    def _fill(self, entries: Sequence[Entry]) -> bool:
-        """Whether there is more than a model is shown, and a place to cut it."""
-        return any(_begins(entries, place) for place in range(len(entries))) and sum(self._tokens(entries)) > self._room
-
-    def _tokens(self, entries: Sequence[Entry]) -> list[int]:
-        """What each message costs."""
-        known = self._costs
-        for entry in entries:
-            if entry.id not in known:
-                known[entry.id] = self._estimate_token_count(entry.message)
-        return [known[entry.id] for entry in entries]
+    def _fills(self, entries: Sequence[Entry]) -> bool:
+        return self._window.is_full(entries, self._room)
 
     def _start(self, entries: Sequence[Entry]) -> int:
-        """Where the messages begin that a model is shown: whole exchanges, and always the last one. So many are left
-        out at once that the next ones fit too: a server's cache of the conversation stays valid for a while.
-        """
-        place = _place(entries, self._first) or 0
-        costs = self._tokens(entries)
-        over = sum(costs[place:]) - self._room
-        if over <= 0:
-            return place
-        passed, start = 0, place
-        for at in range(place, len(entries)):
-            if at > place and _begins(entries, at):
-                start = at
-                if passed >= max(over, self.token_flush_size):
-                    break
-            passed += costs[at]
-        return start
+        return self._window.start(entries, room=self._room, at_once=self.token_flush_size)
 
-    def _advance(self, entries: list[Entry]) -> Flow[int]:
+    def _advance(self, entries: Sequence[Entry]) -> Flow[int]:
         """As `_start`; what is no longer shown from now on goes to the `memory_blocks`."""
-        if self._placed is not None and self._placed[0] is entries:
-            return self._placed[1]
-        start = self._start(entries)
-        before = _place(entries, self._first)
-        self._first = entries[start].id if entries else None
-        self._placed = entries, start
-        ejected = [] if before is None else [copied(entry.message) for entry in entries[before:start]]
+        start, ejected = self._window.move(entries, room=self._room, at_once=self.token_flush_size)
         if ejected and self.memory_blocks:
-            yield from _waited(lambda: self._waterfall(ejected))
+            messages = [copied(entry.message) for entry in ejected]
+            yield from _waited(lambda: self._waterfall(messages))
         return start
 
     async def _waterfall(self, messages: list[ChatMessage]) -> None:
@@ -387,18 +359,9 @@ def _asked(shown: Sequence[Entry], input: str | ChatMessage | None) -> _Asked | 
     return _Asked(given, None) if given.strip() else None
 
 
-def _place(entries: Sequence[Entry], id: str | None) -> int | None:
-    return next((place for place, entry in enumerate(entries) if entry.id == id), None)
-
-
 def _latest(shown: Sequence[Entry]) -> int | None:
     """Where the person's last message is."""
     return next((place for place in reversed(range(len(shown))) if by_person(shown[place].message)), None)
-
-
-def _begins(entries: Sequence[Entry], place: int) -> bool:
-    """Whether an exchange begins there, after another."""
-    return place > 0 and by_person(entries[place].message) and not by_person(entries[place - 1].message)
 
 
 def _with_person(history: list[ChatMessage]) -> list[ChatMessage]:
