@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import gc
 import inspect
 import json
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,15 +57,19 @@ def _handlers_are_put_back() -> Iterator[None]:
     dispatcher.event_handlers[:] = before
 
 
-async def execute(name: str, model: Model, *, opened: str = 'path="memory"') -> None:
-    """Runs a block with nothing but `llm` around it; `opened` are other arguments for the memory that it opens."""
+async def execute(name: str, model: Model, *, opened: str = 'path="memory"') -> dict[str, Any]:
+    """Runs a block with nothing but `llm` around it; `opened` are other arguments for the memory that it opens. Returns
+    the names that it leaves.
+    """
     code = BLOCKS[name]
     assert code.count('Memory.open(path="memory")') == 1
     code = code.replace('path="memory"', opened)
     compiled = compile(code, f"README.md, {name}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    result = eval(compiled, {"llm": model.llm})
+    names: dict[str, Any] = {"llm": model.llm}
+    result = eval(compiled, names)
     if inspect.iscoroutine(result):
         await result
+    return names
 
 
 def test_no_block_is_forgotten() -> None:
@@ -100,12 +102,11 @@ async def test_retriever(model: Model, capsys: pytest.CaptureFixture[str]) -> No
 
 
 async def test_block(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
-    await execute("block", model)
+    names = await execute("block", model)
+    await names["composed"].sql_store._async_engine.dispose()  # the framework's `Memory` leaves its database open
     shown = capsys.readouterr().out
     assert shown.startswith("system <memory>\n<rules>\nAnswer briefly.\n</rules>\n<LongTermMemory>\n")
     assert "] The user: I live in Porto." in shown
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        gc.collect()  # the framework's `Memory` leaves its database open
 
 
 async def test_tools(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
