@@ -165,8 +165,9 @@ class Memory:
 
     @property
     def answer_prompt(self) -> str:
-        """The template of what `answer` sends to the generation expert: its instructions, with `{memories}` and
-        `{question}` where these will stand. What a `prompt` of your own is made after.
+        """The template of what `answer` sends to the generation expert: its instructions, with `{memories}` (dated
+        lines between markers) and `{question}` (called that, with the day it is asked on) where these will stand. What
+        a `prompt` of your own is made after.
         """
         return self._core.answer_prompt
 

@@ -104,7 +104,7 @@ class Protocol:
 
     Args:
         executive: see `Executive`.
-        memory_model: see `AnswersQuestions`; `MemoryModel` is one.
+        memory_model: see `AnswersQuestions`.
         budgets, temperatures: by stage; the paper's by default.
         method: `"structured"` (default), or a baseline: `"single_turn"` asks once, `"unstructured"` asks until it has
             enough or its budget is used up.

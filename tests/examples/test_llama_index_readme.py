@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import readme
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms.mock import MockFunctionCallingLLM
@@ -20,7 +21,7 @@ from memlora_plugins import Memory, Scope
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "llama-index-memory-memlora"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"<!-- test: ([\w ]+) -->\n```python\n(.*?)```", README, flags=re.S))
+BLOCKS = readme.blocks(README)
 
 
 class Model:
@@ -75,7 +76,6 @@ async def execute(name: str, model: Model, *, opened: str = 'path="memory"') -> 
 def test_no_block_is_forgotten() -> None:
     tested = re.findall(r'execute\("([\w ]+)"', Path(__file__).read_text(encoding="utf-8"))
     assert set(BLOCKS) == set(tested)
-    assert README.count("```python") == len(BLOCKS)
 
 
 async def test_the_ten_lines(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,10 +145,4 @@ def test_every_class_is_named() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    headings = {
-        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
-        for line in re.findall(r"^#+ (.*)$", README, flags=re.M)
-    }
-    for link in re.findall(r"\]\(([^)]+)\)", README):
-        path, _, anchor = link.partition("#")
-        assert (FOLDER / path).exists() if path else anchor in headings, link
+    assert readme.broken_links(README, FOLDER) == []

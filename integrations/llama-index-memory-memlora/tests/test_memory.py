@@ -6,6 +6,7 @@ import asyncio
 import json
 import pickle
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.memory import StaticMemoryBlock
 from llama_index.core.memory.memory import InsertMethod
 from llama_index.core.workflow import Context, JsonSerializer
-from scripted import FakeBackend
+from scripted import FakeBackend, WordEmbedder
 from scripted_llm import Brain, Make, Told, clock, reply, texts, user
 from two_people import ANA, FlakyStore
 
@@ -40,6 +41,7 @@ from memlora_plugins import (
     NotPortableError,
     Scope,
     ScopeError,
+    core,
 )
 
 # --- agents ----------------------------------------------------------------------------------------------------------
@@ -410,8 +412,15 @@ def test_what_happens_is_told(
 # --- serialization ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def any_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `Memory.open` embed in an environment without sentence-transformers: with a fake there."""
+    if find_spec("sentence_transformers") is None:
+        monkeypatch.setattr(core, "build_embedder", lambda settings: WordEmbedder())
+
+
+@pytest.mark.usefixtures("any_embedder")
 async def test_a_workflow_is_restored_with_its_memory(tmp_path: Path, brain: Brain) -> None:
-    pytest.importorskip("sentence_transformers")
     agent = brain.agent()
     with Memory.open(path=tmp_path / "m", model="none", qdrant_api_key="s3cret") as memory:
         ours = MemLoRAMemory.from_defaults(
@@ -438,11 +447,11 @@ async def test_a_workflow_is_restored_with_its_memory(tmp_path: Path, brain: Bra
         reopened.memory.close()
 
 
+@pytest.mark.usefixtures("any_embedder")
 def test_what_settings_cannot_describe_is_not_serialized(made: Make, tmp_path: Path) -> None:
     for store in (lambda ours: ours.to_dict(), pickle.dumps):
         with pytest.raises(NotPortableError):
             store(made())
-    pytest.importorskip("sentence_transformers")
     with Memory.open(path=tmp_path / "m", model="none") as memory:
         blocks = [StaticMemoryBlock(name="rules", static_content="Be kind.")]
         with pytest.raises(NotPortableError, match="memory_blocks"):
