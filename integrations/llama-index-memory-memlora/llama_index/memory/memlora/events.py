@@ -22,9 +22,9 @@ log = logging.getLogger("llama_index.memory.memlora")
 class MemoryWarningEvent(BaseEvent):
     """Memory fell short while the agent goes on.
 
-    `stage` is what was tried (`recall`, `keep`, `extraction`, `update`…), `error` the error's class, `message` its
-    text. `pending` are ids of turns that are kept and not distilled yet, `unkept` how many messages the store could
-    not take; they are tried again with the next one.
+    `stage` is what was tried (`history`, `recall`, `keep`, `extraction`, `update`…), `error` the error's class,
+    `message` its text. `pending` are ids of turns that are kept and not distilled yet, `unkept` how many messages the
+    store could not take; they are tried again with the next one.
     """
 
     stage: str

@@ -149,7 +149,7 @@ class History:
             elif batch:
                 result = yield from through(self.memory, lambda door: door.keep(batch, scope=self.scope))
         except UNAVAILABLE as error:
-            warn("keep", error, unkept=sum(isinstance(item, Message) for item in taken))
+            warn("keep", error, unkept=sum(1 if isinstance(item, Message) else len(item.messages) for item in taken))
             return None
         with self._lock:
             self._queue = [item for item in self._queue if not any(item is one for one in taken)]

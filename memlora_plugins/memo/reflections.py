@@ -1,0 +1,119 @@
+"""Reflections: the question-answer pairs that a Memory model is trained on, and where each of them came from.
+
+Provenance stands beside a pair and never in its text: a Memory model that could read an identifier would learn it in
+place of what was asked (Section 4.1 of the MeMo paper).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from ..errors import DatasetError
+from ..files import write_whole
+
+Step = Literal["1a", "1b", "2", "3", "4", "5"]
+"""1a direct facts, 1b indirect ones, 2 consolidated, 3 rewritten to stand alone, 4 entities, 5 across documents."""
+STEPS: tuple[Step, ...] = get_args(Step)
+
+_Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+class Reflection(BaseModel):
+    """A question and its answer. `id` is unique in its file.
+
+    `step` made the pair; `steps` are that one and all that it descends from. `documents` support it, by id; `group` is
+    the one it was found in (step 5), `parents` are the ids of the pairs it was made from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1)
+    question: _Text
+    answer: _Text
+    step: Step
+    steps: tuple[Step, ...]
+    documents: tuple[str, ...] = Field(min_length=1)
+    group: str | None = None
+    parents: tuple[str, ...] = ()
+
+
+class HeldOutQuestion(BaseModel):
+    """A question that no Memory model is trained on, to measure what it knows. `answers` are all that count as right.
+
+    `kind` is what results are counted by: a fact, an entity, across documents, or a name of your own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: _Text
+    answers: tuple[_Text, ...] = Field(min_length=1)
+    kind: str = "fact"
+    documents: tuple[str, ...] = ()
+
+
+Row = TypeVar("Row", Reflection, HeldOutQuestion)
+
+
+def read_reflections(path: str | os.PathLike[str]) -> list[Reflection]:
+    """The reflections of a JSONL file, in its order.
+
+    Raises:
+        DatasetError: the file cannot be read, is empty, a line is no reflection, or an id occurs twice; the message
+            says which line.
+    """
+    rows = _read(Path(path), Reflection, "`memlora memo synthesize` writes them.")
+    repeated = [id for id, count in Counter(row.id for row in rows).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"{path} has the id {repeated[0]!r} more than once.")
+    return rows
+
+
+def read_held_out(path: str | os.PathLike[str]) -> list[HeldOutQuestion]:
+    """The questions of a JSONL file, in its order.
+
+    Raises:
+        DatasetError: as `read_reflections`.
+    """
+    return _read(Path(path), HeldOutQuestion, 'A line is {"question": "…", "answers": ["…"], "kind": "fact"}.')
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Reflection | HeldOutQuestion]) -> None:
+    """Write reflections or questions to a JSONL file, all or nothing.
+
+    Raises:
+        DatasetError: the file cannot be written; one that was there before is unchanged.
+    """
+    try:
+        write_whole(Path(path), "".join(f"{row.model_dump_json()}\n" for row in rows))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written: {error}") from error
+
+
+def without_steps(reflections: Iterable[Reflection], left_out: Collection[Step]) -> list[Reflection]:
+    """The reflections that descend from none of the steps `left_out` (the ablation of Appendix E.1)."""
+    return [one for one in reflections if not set(one.steps) & set(left_out)]
+
+
+def _read(file: Path, kind: type[Row], remedy: str) -> list[Row]:
+    rows: list[Row] = []
+    number = 0
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")  # JSON may hold U+2028, which `splitlines` would cut at
+        for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
+            if line.strip():
+                rows.append(kind.model_validate_json(line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file} cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "line"
+        raise DatasetError(f"{file}, line {number}: {where}: {first['msg']}") from error
+    if not rows:
+        raise DatasetError(f"{file} is empty. {remedy}")
+    return rows
