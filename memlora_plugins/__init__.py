@@ -67,6 +67,10 @@ from .types import (
 
 if TYPE_CHECKING:
     from .embedding import OpenAIEmbedder, SentenceTransformerEmbedder
+    from .memo.answers import MemoryAnswer
+    from .memo.executive import EndpointExecutive, Executive
+    from .memo.memory_model import MemoryModel
+    from .memo.protocol import Budgets, Protocol, ProtocolResult, Temperatures
     from .serving.local import LocalBackend
     from .serving.openai_compatible import OpenAIBackend
     from .serving.server import VLLMServer
@@ -87,12 +91,15 @@ __all__ = [
     "BackendRequestError",
     "BackendTimeoutError",
     "BackendUnavailableError",
+    "Budgets",
     "ClosedError",
     "ConflictError",
     "DatasetError",
     "EdgeFactStore",
     "EmbedderMismatchError",
     "EmbeddingError",
+    "EndpointExecutive",
+    "Executive",
     "Fact",
     "FactEvent",
     "Failure",
@@ -103,6 +110,8 @@ __all__ = [
     "LocalBackend",
     "MemloraError",
     "Memory",
+    "MemoryAnswer",
+    "MemoryModel",
     "Message",
     "MessageError",
     "MissingDependencyError",
@@ -111,6 +120,8 @@ __all__ = [
     "OpenAIBackend",
     "OpenAIEmbedder",
     "PromptTooLongError",
+    "Protocol",
+    "ProtocolResult",
     "QdrantFactStore",
     "ReplyError",
     "RetiredError",
@@ -124,6 +135,7 @@ __all__ = [
     "StoreError",
     "StoreLockedError",
     "StoreUnavailableError",
+    "Temperatures",
     "TextPart",
     "Token",
     "TrainingError",
@@ -136,13 +148,21 @@ __all__ = [
 ]
 
 _LATE = {
+    "Budgets": "memo.protocol",
     "EdgeFactStore": "store.edge",
+    "EndpointExecutive": "memo.executive",
+    "Executive": "memo.executive",
     "LocalBackend": "serving.local",
+    "MemoryAnswer": "memo.answers",
+    "MemoryModel": "memo.memory_model",
     "OpenAIBackend": "serving.openai_compatible",
     "OpenAIEmbedder": "embedding",
+    "Protocol": "memo.protocol",
+    "ProtocolResult": "memo.protocol",
     "QdrantFactStore": "store.qdrant",
     "SentenceTransformerEmbedder": "embedding",
     "Settings": "settings",
+    "Temperatures": "memo.protocol",
     "VLLMBackend": "serving.vllm",
     "VLLMServer": "serving.server",
 }

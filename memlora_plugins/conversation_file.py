@@ -26,9 +26,10 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                row = _json(file, number, line)
-                if not isinstance(row, dict):
-                    raise InvalidInputError(f"{file}, line {number}: a JSON object is needed, one per line.")
+                try:
+                    row = json_object(line)
+                except InvalidInputError as error:
+                    raise InvalidInputError(f"{file}, line {number}: {error}") from error
                 yield number, row
     except OSError as error:
         raise InvalidInputError(f"{file} cannot be read: {error.strerror}.") from error
@@ -36,13 +37,21 @@ def rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InvalidInputError(f"{file} is not UTF-8 text.") from error
 
 
-def _json(file: Path, number: int, line: str) -> Any:
+def json_object(line: str) -> dict[str, Any]:
+    """The JSON object in a line of JSONL.
+
+    Raises:
+        InvalidInputError: the line is something else; the message says what, not where.
+    """
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InvalidInputError(f"{file}, line {number}: not JSON ({error.msg}).") from error
+        raise InvalidInputError(f"not JSON ({error.msg}).") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without an end
-        raise InvalidInputError(f"{file}, line {number}: not JSON that can be read ({error}).") from error
+        raise InvalidInputError(f"not JSON that can be read ({error}).") from error
+    if not isinstance(row, dict):
+        raise InvalidInputError("a JSON object is needed, one per line.")
+    return row
 
 
 def is_export(row: Mapping[str, Any]) -> bool:

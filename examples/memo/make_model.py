@@ -43,7 +43,7 @@ def make_model(work: Path, *, ten_documents: bool = False, threads: int = 1) -> 
     corpus = read_isles(FIRST_TEN if ten_documents else None)
     with RecordedGenerator() as generator:
         report = synthesize_isles(corpus, generator.base_url, work / "synthesis")
-    print(f"{len(corpus.documents)} documents became {report.pairs} reflections in {generator.calls} calls.")
+    print(f"{len(corpus.documents)} documents became {report.pairs.total} reflections in {generator.calls} calls.")
     ids = {document.id for document in corpus.documents}
     held_out = [question for question in read_held_out(HELD_OUT) if ids.issuperset(question.documents)]
     trained = train_memory_model(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import chat, demo, distil, doctor, evaluate, recall, remember, serve, train, transfer
+from . import chat, demo, distil, doctor, evaluate, memo, recall, remember, serve, train, transfer
 from .output import tolerate_bytes
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command()(doctor.doctor)
 app.command()(distil.distil)
 app.add_typer(train.app, name="train")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(memo.app, name="memo")
 
 
 def _version(wanted: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json as jsonlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
@@ -12,19 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .evaluate import Api, Embedder, EmbedderUrl, Stage
+from .endpoint import Endpoint
+from .evaluate import Embedder, EmbedderUrl, Stage
 from .options import Json, command
 from .output import complain, console, print_json, progress, table
 
 if TYPE_CHECKING:
     from ..evaluation.conversations import Conversation
     from ..serving.base import Backend
-    from ..settings import Settings
     from ..training.teacher import DistilReport
 
-_TEACHER = "The teacher"
 _SPLITS = "Splits: conversations, separated by commas or in repeated options"
-_COST = "Prices"
 
 
 class Style(StrEnum):
@@ -34,47 +31,13 @@ class Style(StrEnum):
     full = "full"
 
 
-class Structure(StrEnum):
-    """How the teacher is held to JSON."""
-
-    json_schema = "json_schema"
-    json_object = "json_object"
-    none = "none"
-
-
 @command
 def distil(
     *,
     file: Annotated[Path, typer.Argument(help="Conversations: a LoCoMo file, or chat as JSONL.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the samples; an interrupted run resumes there.")],
-    base_url: Annotated[
-        str | None,
-        typer.Option(envvar="MEMLORA_BASE_URL", help="Its server, up to /v1.", rich_help_panel=_TEACHER),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(envvar="MEMLORA_MODEL", help="Its name there.", rich_help_panel=_TEACHER)
-    ] = None,
-    api: Annotated[Api, typer.Option(help="What speaks there.", rich_help_panel=_TEACHER)] = Api.openai,
-    structured_output: Annotated[
-        Structure, typer.Option(help="How JSON is asked for (openai).", rich_help_panel=_TEACHER)
-    ] = Structure.json_schema,
-    prompts: Annotated[
-        Style, typer.Option(help="Prompts for the teacher; samples hold the short ones.", rich_help_panel=_TEACHER)
-    ] = Style.short,
-    thinking_tokens: Annotated[
-        int, typer.Option(min=0, help="Extra room for thinking before each reply.", rich_help_panel=_TEACHER)
-    ] = 0,
-    timeout: Annotated[
-        float | None,
-        typer.Option(min=1, help="Seconds to wait for a reply.", show_default="120", rich_help_panel=_TEACHER),
-    ] = None,
-    extra_body: Annotated[
-        str | None,
-        typer.Option(
-            metavar="JSON", help="Fields for every request (openai); null removes one.", rich_help_panel=_TEACHER
-        ),
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls at once.", rich_help_panel=_TEACHER)] = 8,
+    endpoint: Endpoint,
+    prompts: Annotated[Style, typer.Option(help="Prompts for the teacher; samples hold the short ones.")] = Style.short,
     expert: Annotated[
         list[Stage] | None, typer.Option(help="Samples for this expert only. Repeatable.", show_default="all")
     ] = None,
@@ -109,12 +72,6 @@ def distil(
         list[str] | None,
         typer.Option(metavar="ID", help="Held out: nothing is asked about them.", rich_help_panel=_SPLITS),
     ] = None,
-    price_in: Annotated[
-        float | None, typer.Option(min=0, help="Per million input tokens.", rich_help_panel=_COST)
-    ] = None,
-    price_out: Annotated[
-        float | None, typer.Option(min=0, help="Per million output tokens.", rich_help_panel=_COST)
-    ] = None,
     json: Json = False,
 ) -> None:
     """Let a teacher do the experts' work over conversations, and write down the samples to train small ones with.
@@ -124,31 +81,15 @@ def distil(
     """
     from ..core import build_embedder
     from ..evaluation.conversations import load_conversations
-    from ..settings import load_settings
-    from ..training.identity import digest
 
     parts = _parts(
         load_conversations(file), conversation, {"train": train, "validation": validation, "test": test}, out
     )
-    settings = load_settings(
-        base_url=base_url,
-        model=model,
-        api=api.value if base_url else Api.vllm.value,
-        adapters={},
-        read_timeout=timeout,
-        embedder=embedder,
-        embedder_url=embedder_url,
-    )
-    extra = _object(extra_body)
-    teacher = _teacher(settings, structured_output, extra) if settings.base_url else None
+    settings = endpoint.settings(embedder=embedder, embedder_url=embedder_url)
+    teacher = endpoint.backend(settings)
     wanted = [one.value for one in expert or Stage if teacher or expert or one is not Stage.update]
     if "update" not in wanted and not expert:
         complain("without a teacher there are no samples of update")
-    named = settings.model or ""  # as the record of calls has it: asked in another way, a call is another one
-    if structured_output is not Structure.json_schema:
-        named += f" {structured_output.value}"
-    if extra:
-        named += f" {digest(extra)[:12]}"  # not the fields themselves: one may be a key
     with ExitStack() as ending:
         used = build_embedder(settings)
         ending.callback(used.close)
@@ -160,14 +101,14 @@ def distil(
                 embedder=used,
                 experts=wanted,
                 prompt_style=prompts.value,
-                concurrency=concurrency,
-                thinking_tokens=thinking_tokens,
+                concurrency=endpoint.concurrency,
+                thinking_tokens=endpoint.thinking_tokens,
                 use_observations=use_observations,
                 empty_share=empty_share,
                 unanswerable=unanswerable,
-                price_in=price_in,
-                price_out=price_out,
-                model=named,
+                price_in=endpoint.price_in,
+                price_out=endpoint.price_out,
+                model=endpoint.recorded_name(settings),
                 settings=settings,
             )
         )
@@ -208,33 +149,6 @@ def _parts(
 def _ids(given: Iterable[str], found: Sequence[Conversation]) -> list[str]:
     known = {talk.id for talk in found}
     return [id for text in given for id in ([text] if text in known else (part.strip() for part in text.split(",")))]
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    try:
-        value = jsonlib.loads(text or "{}")
-    except ValueError as error:
-        raise typer.BadParameter(f"--extra-body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise typer.BadParameter("--extra-body must be a JSON object")
-    return value
-
-
-def _teacher(settings: Settings, structured_output: Structure, extra: dict[str, Any]) -> Backend:
-    from ..core import build_backend
-    from ..serving.openai_compatible import OpenAIBackend
-
-    if settings.api == "vllm":
-        return build_backend(settings)
-    return OpenAIBackend(
-        settings.base_url or "",
-        settings.model or "",
-        api_key=settings.api_key,
-        structured_output=structured_output.value,
-        extra_body=extra,
-        connect_timeout=settings.connect_timeout,
-        read_timeout=settings.read_timeout,
-    )
 
 
 async def _run(

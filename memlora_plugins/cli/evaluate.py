@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -13,10 +15,14 @@ from .options import Json, adapters, command
 from .output import console, print_json, progress, table, visible
 
 if TYPE_CHECKING:
+    from ..evaluation.musique import MuSiQue
     from ..evaluation.pipeline import Adapters, Opener
+    from ..evaluation.reading import GivenAnswer
     from ..evaluation.report import Table
+    from ..evaluation.retrieval import Search
 
 _MODEL = "The model"
+_MODELS = "The models that answer"
 
 app = typer.Typer(help="Measure how good a memory is.", no_args_is_help=True)
 
@@ -151,6 +157,173 @@ def pipeline(
         print_json(told if len(rows) > 1 else next(iter(told.values())))
         return
     print_tables(pipeline_tables(results))
+
+
+@app.command()
+@command
+def musique(
+    *,
+    file: Annotated[Path, typer.Argument(help="A MuSiQue file: JSONL as it is published, or one JSON list.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for corpus.jsonl, questions.jsonl, answers.jsonl.")],
+    negatives: Annotated[int, typer.Option(min=0, help="Paragraphs beside each one of evidence that do not help.")] = 1,
+    embedder: Embedder = None,
+    embedder_url: EmbedderUrl = None,
+    executive_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MEMLORA_EXECUTIVE_URL",
+            help="An OpenAI-compatible server of a large model; its key is read from MEMLORA_EXECUTIVE_API_KEY.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = None,
+    executive_model: Annotated[
+        str | None,
+        typer.Option(envvar="MEMLORA_EXECUTIVE_MODEL", help="The name of that model.", rich_help_panel=_MODELS),
+    ] = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="A Memory model of the corpus: its folder.", rich_help_panel=_MODELS)
+    ] = None,
+    memory_url: Annotated[
+        str | None, typer.Option(help="A vLLM server that has it, instead of in process.", rich_help_panel=_MODELS)
+    ] = None,
+    memory_base: Annotated[
+        str | None, typer.Option(help="The base model that it is an adapter of.", rich_help_panel=_MODELS)
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option(min=1, help="Documents that the large model reads.", rich_help_panel=_MODELS)
+    ] = 9,
+    upper_bound: Annotated[
+        bool, typer.Option("--upper-bound", help="Also have it read the evidence alone.", rich_help_panel=_MODELS)
+    ] = False,
+    questions: Annotated[
+        int | None,
+        typer.Option(min=1, help="Answer the first so many only.", show_default="all", rich_help_panel=_MODELS),
+    ] = None,
+    concurrency: Concurrency = 8,
+    json: Json = False,
+) -> None:
+    """Make a corpus with groups and questions of MuSiQue; compare BM25, dense retrieval and MeMo.
+
+    Retrieval needs no model but the embedder. Where a large model is given, it answers the questions from what was
+    found, and where a Memory model is given, with its help. A key of the Memory model's server is read from
+    MEMLORA_API_KEY.
+    """
+    from ..core import build_embedder
+    from ..evaluation import musique as benchmark
+    from ..evaluation import reading
+    from ..evaluation.retrieval import Bm25Search, DenseSearch
+    from ..settings import load_settings
+
+    if (executive_url is None) != (executive_model is None):
+        raise typer.BadParameter("--executive-url and --executive-model belong together; give both")
+    data = benchmark.load(file, negatives=negatives)
+    written = data.write(out)
+    needed = _needed(executive_url, memory, written[0])
+    used = build_embedder(load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url))
+    answers: list[GivenAnswer] = []
+    try:
+        with progress() as bar:
+            task = bar.add_task("embedding", total=None)
+            dense = DenseSearch(
+                data.documents, used, progress=lambda done, of: bar.update(task, completed=done, total=of)
+            )
+        searches: dict[str, Search] = {"BM25": Bm25Search(data.documents), "dense": dense}
+        found = benchmark.measure(data.questions, searches)
+        if executive_url and executive_model:
+            if upper_bound:
+                searches["evidence alone"] = benchmark.evidence_search(data.questions)
+            answers = asyncio.run(
+                _answered(
+                    data,
+                    searches,
+                    (executive_url, executive_model),
+                    None if memory is None else (memory, memory_url, memory_base),
+                    top_k=top_k,
+                    limit=questions,
+                    concurrency=concurrency,
+                )
+            )
+            reading.write_answers(out / "answers.jsonl", answers)
+    finally:
+        used.close()
+    scores = reading.summaries(answers)
+    evidence = {id for question in data.questions for id in question.evidence}
+    if json:
+        counts = {"documents": len(data.documents), "evidence": len(evidence), "unanswerable": data.unanswerable}
+        told = {"files": written, **counts, "questions": len(data.questions), "embedder": used.name}
+        told |= {"retrieval": [score.model_dump() for score in found], "needed": needed}
+        print_json(told | {"answers": [score.model_dump() for score in scores]})
+        return
+    show = console()
+    for line in (
+        f"{len(data.questions)} questions: {written[1]}",
+        f"{len(data.documents)} documents, {len(evidence)} of them evidence: {written[0]}",
+        "",
+    ):
+        show.print(line, soft_wrap=True)
+    print_tables(benchmark.retrieval_tables(found))
+    show.print(f"dense: {used.name}. The paper's baselines read the best 9 documents (Section 5).", soft_wrap=True)
+    if scores:
+        show.print()
+        print_tables([reading.answers_table(scores)])
+        show.print(f"Every answer: {out / 'answers.jsonl'}", soft_wrap=True)
+    for line in needed:
+        show.print(line, soft_wrap=True)
+
+
+def _needed(executive_url: str | None, memory: Path | None, corpus: Path) -> list[str]:
+    """What is missing for the whole comparison."""
+    lines = []
+    if executive_url is None:
+        lines.append(
+            "To compare answers, a large model is needed: name its OpenAI-compatible server with --executive-url and "
+            "--executive-model."
+        )
+    if memory is None:
+        lines.append(
+            f"To compare MeMo, a Memory model of this corpus is needed: `memlora memo synthesize {corpus}` and "
+            "`memlora memo train` make one; name its folder with --memory."
+        )
+    return lines
+
+
+async def _answered(
+    data: MuSiQue,
+    searches: Mapping[str, Search],
+    endpoint: tuple[str, str],
+    memory: tuple[Path, str | None, str | None] | None,
+    *,
+    top_k: int,
+    limit: int | None,
+    concurrency: int,
+) -> list[GivenAnswer]:
+    """What the large model at `endpoint` (URL, name) answers; `memory` is folder, URL and base of a Memory model."""
+    from contextlib import AsyncExitStack
+
+    from ..evaluation.reading import aanswers, memo, reader
+    from ..serving.openai_compatible import OpenAIBackend
+    from ..settings import load_settings
+
+    async with AsyncExitStack() as opened:
+        backend = OpenAIBackend(*endpoint, api_key=os.environ.get("MEMLORA_EXECUTIVE_API_KEY"))
+        opened.push_async_callback(backend.aclose)
+        methods = {name: reader(backend, data.documents, search, k=top_k) for name, search in searches.items()}
+        if memory is not None:
+            from ..memo.executive import EndpointExecutive
+            from ..memo.memory_model import MemoryModel
+            from ..memo.protocol import Protocol
+
+            folder, url, base = memory
+            key = load_settings(adapters={}).api_key
+            model = await opened.enter_async_context(MemoryModel.open(folder, base_url=url, base=base, api_key=key))
+            methods["MeMo"] = memo(Protocol(executive=EndpointExecutive(backend), memory_model=model))
+        with progress() as bar:
+            task = bar.add_task("answers", total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            return await aanswers(data.questions[:limit], methods, concurrency=concurrency, progress=show)
 
 
 def opener(base: str, base_url: str | None, api: str = Api.vllm.value) -> Opener:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -119,23 +121,29 @@ class Who:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The parameter `json: Json = False`."""
 
-_GROUPS: tuple[type[Any], ...] = (Place, Model, Who)
 
+def command(
+    function: Callable[..., None], *, defaults: Mapping[str, str] = MappingProxyType({})
+) -> Callable[..., None]:
+    """Make `function` a command: unfold its option groups (dataclasses), report the library's errors.
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make `function` a command: unfold its option groups, report the library's errors."""
+    `defaults` is shown in the help as what an option of a group is when it is not given, by the option's name.
+    """
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints[name]
-        if hint not in _GROUPS:
+        if not (isinstance(hint, type) and is_dataclass(hint)):
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         groups[name] = hint
         unfolded = get_type_hints(hint, include_extras=True)
         parameters += [
-            replaced.replace(annotation=unfolded[replaced.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            replaced.replace(
+                annotation=_showing(unfolded[replaced.name], defaults.get(replaced.name)),
+                kind=inspect.Parameter.KEYWORD_ONLY,
+            )
             for replaced in inspect.signature(hint).parameters.values()
         ]
 
@@ -154,6 +162,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__dict__["__signature__"] = inspect.Signature(parameters)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _showing(hint: Any, default: str | None) -> Any:
+    """The annotation of an option, with `default` in its help."""
+    if default is None:
+        return hint
+    kind, option = get_args(hint)
+    option = copy(option)
+    option.show_default = default
+    return Annotated[kind, option]
 
 
 def adapters(given: list[str] | None) -> dict[str, str] | None:

@@ -48,11 +48,6 @@ def serve(
     from ..settings import load_settings
 
     settings = load_settings(model=model, adapters=adapters(adapter))
-    if host not in _LOOPBACK:
-        complain(
-            f"warning: {host} can be reached from elsewhere. vLLM guards only /v1 with a key; /metrics, /tokenize and "
-            "others stay open. Put a proxy in front, or stay on 127.0.0.1."
-        )
     server = VLLMServer(
         model,
         settings.adapters,
@@ -65,9 +60,26 @@ def serve(
         log_file=log_file,
         extra_args=vllm_arg or (),
     )
+    names = "".join(f" --adapter {name}={name}" for name in settings.adapters)
+    run_in_foreground(
+        server, timeout, f"memlora chat --user YOU --base-url {server.base_url} --model {server.model}{names}"
+    )
+
+
+def run_in_foreground(server: VLLMServer, timeout: float, usage: str) -> None:
+    """Start the server, say where it is and what to type next (`usage`), and stop it in the end, however that comes.
+
+    Raises:
+        ServerStartError: it was not healthy within `timeout` seconds. BackendUnavailableError: it ended by itself.
+    """
+    if server.host not in _LOOPBACK:
+        complain(
+            f"warning: {server.host} can be reached from elsewhere. vLLM guards only /v1 with a key; /metrics, "
+            "/tokenize and others stay open. Put a proxy in front, or stay on 127.0.0.1."
+        )
     with _stopping(server):
         _start(server, timeout)
-        _announce(server)
+        console().print(f"{server.model} at {server.base_url}; log in {server.log_file}\n{usage}", soft_wrap=True)
         while server.running:
             time.sleep(_LOOK_SECONDS)
         raise BackendUnavailableError(f"The vLLM server ended by itself. Its log is {server.log_file}.")
@@ -100,12 +112,3 @@ def _start(server: VLLMServer, timeout: float) -> None:
             if error.log_tail:
                 err.print(visible(error.log_tail))
             raise
-
-
-def _announce(server: VLLMServer) -> None:
-    names = "".join(f" --adapter {name}={name}" for name in server.adapters)
-    console().print(
-        f"{server.model} at {server.base_url}; log in {server.log_file}\n"
-        f"memlora chat --user YOU --base-url {server.base_url} --model {server.model}{names}",
-        soft_wrap=True,
-    )

@@ -75,9 +75,11 @@ class Together(Effect[list[Any]]):
     """Run effects, or whole flows, concurrently; results in order.
 
     The first error is raised once its siblings have settled or been cancelled. Events of flows run like this are lost.
+    The synchronous driver runs so many at once as `threads` says; in the asynchronous one all are under way.
     """
 
     effects: Sequence[Effect[Any] | Flow[Any]]
+    threads: int = 16
 
 
 class IO(Protocol):
@@ -92,7 +94,6 @@ class IO(Protocol):
 CALLS_ONLY = cast(IO, None)
 """The `io` of flows that yield nothing but `Call` and `Emit`."""
 
-_POOL_SIZE = 16
 _NO_COMPLETION = "a backend's stream ended without its Completion"
 
 
@@ -219,7 +220,7 @@ def _perform(effect: Effect[Any] | Flow[Any], io: IO) -> Any:
         case Call():
             return effect.sync()
         case Together():
-            return _together(effect.effects, io)
+            return _together(effect.effects, io, effect.threads)
         case Emit():
             return None
         case Generator():
@@ -244,10 +245,10 @@ async def _aperform(effect: Effect[Any] | Flow[Any], io: IO) -> Any:
     raise TypeError(f"a flow yielded {effect!r}, which is not an effect this driver knows here")
 
 
-def _together(effects: Sequence[Effect[Any] | Flow[Any]], io: IO) -> list[Any]:
+def _together(effects: Sequence[Effect[Any] | Flow[Any]], io: IO, threads: int) -> list[Any]:
     if len(effects) < 2:
         return [_perform(effect, io) for effect in effects]
-    with ThreadPoolExecutor(min(len(effects), _POOL_SIZE), "memlora-together") as pool:
+    with ThreadPoolExecutor(min(len(effects), threads), "memlora-together") as pool:
         context = contextvars.copy_context
         futures = [pool.submit(context().run, _perform, effect, io) for effect in effects]
         _, waiting = wait(futures, return_when="FIRST_EXCEPTION")

@@ -1,21 +1,36 @@
-"""What a Memory model says, and what counts as one."""
+"""What a Memory model is asked and what it says, and what counts as one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import exp, fsum
 from typing import Protocol, runtime_checkable
 
+from ..experts.wording import one_line
+from ..serving.base import ChatMessage
 from ..types import Usage
 
+UNSURE = "I don't know."
+"""What is told in place of an answer that the Memory model was not sure enough of."""
 _UNSURE = re.compile(r"\bI\s+(?:do\s+not|don['’`]?t)\s+know\b", re.I)
+
+
+def question_messages(question: str) -> list[ChatMessage]:
+    """All that a Memory model is shown of a question, in training and when it is asked: the question, on one line.
+
+    No instructions, no documents, no other question: what an answer costs does not depend on the corpus.
+    """
+    return [{"role": "user", "content": one_line(question)}]
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryAnswer:
-    """An answer to one question. `error` says why there is none. `abstained`: the model said something and was not sure
-    enough of it, so that `text` is "I don't know".
+    """An answer to one question. `error` says why there is none. `abstained`: the model was not sure enough of what it
+    said, so that `text` is "I don't know." and `withheld` what it said.
+
+    `confidence` is how sure it was, 0 to 1 (see `confidence`); None where that is not known.
     """
 
     question: str
@@ -23,11 +38,27 @@ class MemoryAnswer:
     abstained: bool = False
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
+    confidence: float | None = None
+    withheld: str | None = None
 
     @property
     def knows(self) -> bool:
         """False for an answer that contains "I don't know", says nothing, or is none."""
-        return self.error is None and bool(self.text.strip()) and not _UNSURE.search(self.text)
+        return self.error is None and says_something(self.text)
+
+
+def says_something(text: str) -> bool:
+    """False for nothing, and for "I don't know" with whatever is around it."""
+    return bool(text.strip()) and not _UNSURE.search(text)
+
+
+def confidence(logprobs: Sequence[float] | None) -> float | None:
+    """How sure a model was of what it said: the geometric mean of its tokens' probabilities, 0 to 1.
+
+    None where no log-probabilities are known. Measured on small models and answers of one word to a sentence, it tells
+    right answers from wrong ones better than the least likely token does, or the probability of the answer as a whole.
+    """
+    return min(1.0, exp(fsum(logprobs) / len(logprobs))) if logprobs else None
 
 
 @runtime_checkable

@@ -5,9 +5,12 @@ What the Memory model said stands in the prompts as data, one line per answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
+from ..errors import InvalidInputError
 from ..experts.wording import one_line
 
 
@@ -52,7 +55,7 @@ GROUNDING = """\
 
 Take the question below apart. Write down short questions to the Memory model, each about one single clue of it: a \
 person, a work, a place, a date, a relation. Ask for nothing that the question already tells. Reply in JSON: \
-{{"sub_questions": [{{"question": "…"}}]}}
+{"sub_questions": [{"question": "…"}]}
 
 Question: {question}"""
 
@@ -94,8 +97,8 @@ SYNTHESIS = """\
 {memory}
 
 Answer the question from what the Memory model said. {entity}Where it contradicts itself, prefer what several \
-answers bear out. If it does not tell, say so in final_answer; do not guess. Reply in JSON: {{"final_answer": "…", \
-"justification": "…"}}, the answer as short as the question allows, the justification in one or two sentences.
+answers bear out. If it does not tell, say so in final_answer; do not guess. Reply in JSON: {"final_answer": "…", \
+"justification": "…"}, the answer as short as the question allows, the justification in one or two sentences.
 
 Question: {question}
 
@@ -117,9 +120,72 @@ What the Memory model said so far:
 Interactions left, this one included: {left}"""
 
 
+PLACES: dict[str, tuple[str, ...]] = {
+    "grounding": ("memory", "question"),
+    "entity": ("memory", "question", "evidence", "dead_ends", "most", "left"),
+    "answer": ("memory", "question", "evidence", "entity", "left"),
+    "synthesis": ("memory", "question", "evidence", "entity"),
+    "unstructured": ("memory", "question", "evidence", "left"),
+}
+"""What can stand in braces in the prompt of a stage.
+
+`memory` says what the Memory model is; `evidence`, what it said; `entity`, what the question turns on (a sentence, or
+nothing); `left`, how many interactions there are; `dead_ends`, candidates that it did not know anything of, `most`
+times in a row.
+"""
+_NEEDED = {
+    "grounding": ("question",),
+    "entity": ("question", "evidence"),
+    "answer": ("question", "evidence", "entity"),
+    "synthesis": ("question", "evidence"),
+    "unstructured": ("question", "evidence"),
+}
+_PLACE = re.compile(rf"\{{({'|'.join(dict.fromkeys(name for names in PLACES.values() for name in names))})\}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What the Executive is asked at each stage. `unstructured` is the one prompt of the method of this name.
+
+    `PLACES` has what can stand in braces, as in `{question}`. All other braces are text, so JSON stands as it is.
+
+    Raises:
+        InvalidInputError: a prompt without a place that it needs, or with one that its stage knows nothing of.
+    """
+
+    grounding: str = GROUNDING
+    entity: str = ENTITY
+    answer: str = ANSWER
+    synthesis: str = SYNTHESIS
+    unstructured: str = UNSTRUCTURED
+
+    def __post_init__(self) -> None:
+        for stage in (field.name for field in fields(self)):
+            prompt = getattr(self, stage)
+            if not isinstance(prompt, str):
+                raise InvalidInputError(f"Prompts.{stage} must be text, got {type(prompt).__name__}.")
+            has = set(_PLACE.findall(prompt))
+            missing = [name for name in _NEEDED[stage] if name not in has]
+            if missing:
+                raise InvalidInputError(f"Prompts.{stage} has no {_braced(missing)}: say where it goes.")
+            foreign = sorted(has.difference(PLACES[stage]))
+            if foreign:
+                raise InvalidInputError(
+                    f"Prompts.{stage} has {_braced(foreign)}, which is not known at this stage; it can have "
+                    f"{_braced(PLACES[stage])}."
+                )
+
+
+def _braced(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)
+
+
 def filled(prompt: str, question: str, **given: object) -> list[dict[str, str]]:
     """The chat to send about a question."""
-    return [{"role": "user", "content": prompt.format(memory=_MEMORY, question=one_line(question), **given)}]
+    places: dict[str, object] = {"memory": _MEMORY, "question": one_line(question), **given}
+    # In one pass: what a person or the Memory model says is never a place.
+    text = _PLACE.sub(lambda found: str(places[found[1]]), prompt)
+    return [{"role": "user", "content": text}]
 
 
 def evidence(asked: Iterable[tuple[str, str]]) -> str:

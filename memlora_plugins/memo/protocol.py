@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 from ..errors import BackendError, InvalidInputError, ReplyError
 from ..experts.reply import after_thinking, find_object
+from ..experts.wording import one_line
 from ..flows.effects import CALLS_ONLY, Call, Emit, Finished, Flow, adrive, aevents, drive, events
 from ..types import Stage, Usage
 from . import prompts
 from .answers import AnswersQuestions, MemoryAnswer
 from .executive import Executive
+from .prompts import Prompts
 
 Method = Literal["structured", "single_turn", "unstructured"]
 StageName = Literal["grounding", "entity", "answer", "synthesis"]
@@ -108,6 +110,7 @@ class Protocol:
         budgets, temperatures: by stage; the paper's by default.
         method: `"structured"` (default), or a baseline: `"single_turn"` asks once, `"unstructured"` asks until it has
             enough or its budget is used up.
+        prompts: what the Executive is asked at each stage; by default in our words.
 
     Raises (by a run):
         InvalidInputError: a blank question. Whatever the Executive raises when it cannot be reached. A reply that
@@ -122,6 +125,7 @@ class Protocol:
         budgets: Budgets | None = None,
         temperatures: Temperatures | None = None,
         method: Method = "structured",
+        prompts: Prompts | None = None,
     ) -> None:
         if method not in ("structured", "single_turn", "unstructured"):
             raise InvalidInputError(f"Unknown method {method!r}; use structured, single_turn or unstructured.")
@@ -130,6 +134,7 @@ class Protocol:
         self.budgets = budgets or Budgets()
         self.temperatures = temperatures or Temperatures()
         self.method: Method = method
+        self.prompts = prompts or Prompts()
 
     def run(self, question: str) -> ProtocolResult:
         """The answer to `question`."""
@@ -173,20 +178,22 @@ class _Run:
 
     def flow(self) -> Flow[ProtocolResult]:
         if self._protocol.method == "unstructured":
-            yield from self._answer_seeking(prompts.UNSTRUCTURED, self._protocol.budgets.unstructured)
+            yield from self._answer_seeking(self._protocol.prompts.unstructured, self._protocol.budgets.unstructured)
         else:
             yield from self._grounding()
         if self._protocol.method == "structured":
             yield from self._entity_identification()
             if self._entity is not None:
-                yield from self._answer_seeking(prompts.ANSWER, self._protocol.budgets.answer)
+                yield from self._answer_seeking(self._protocol.prompts.answer, self._protocol.budgets.answer)
         return (yield from self._synthesis())
 
     def _grounding(self) -> Flow[None]:
         """Stage 1: every clue of the question by itself."""
         yield from Emit(Stage("grounding"))
         for _ in range(self._protocol.budgets.grounding):
-            reply = yield from self._ask_executive("grounding", prompts.GROUNDING, prompts.GROUNDING_SCHEMA)
+            reply = yield from self._ask_executive(
+                "grounding", self._protocol.prompts.grounding, prompts.GROUNDING_SCHEMA
+            )
             try:
                 questions = _questions(_read(reply, "sub_questions"))
             except ReplyError as error:
@@ -204,7 +211,7 @@ class _Run:
             dead = [name for name, streak in self._streaks.items() if streak >= DEAD_END]
             reply = yield from self._ask_executive(
                 "entity",
-                prompts.ENTITY,
+                self._protocol.prompts.entity,
                 prompts.ENTITY_SCHEMA,
                 evidence=prompts.evidence(self._evidence),
                 dead_ends=prompts.names(dead),
@@ -213,7 +220,7 @@ class _Run:
             )
             try:
                 said = _read(reply, "decision")
-                confirmed = _text(said.get("confirmed_entity")) if _true(said.get("entity_confirmed")) else ""
+                confirmed = _name(said.get("confirmed_entity")) if _true(said.get("entity_confirmed")) else ""
                 decision = "confirm" if confirmed else _decision(said, "ask", "exhaust", reply)
             except ReplyError as error:
                 yield from self._note(Interaction("entity", reply, problem=str(error)))
@@ -249,8 +256,9 @@ class _Run:
             except ReplyError as error:
                 yield from self._note(Interaction("answer", reply, problem=str(error)))
                 continue
-            pivot = _text(said.get("entity_pivot"))
-            if pivot and self._protocol.method == "structured":
+            pivot = _name(said.get("entity_pivot"))
+            replaces = pivot.casefold() != (self._entity or "").casefold()  # some name the same entity again
+            if pivot and replaces and self._protocol.method == "structured":
                 self._entity, self._confirmed = pivot, False
             questions = _questions(said) if decision == "ask" else []
             answers = yield from self._ask_memory([question for question, _ in questions], "answer")
@@ -264,7 +272,7 @@ class _Run:
         for _ in range(2):
             reply = yield from self._ask_executive(
                 "synthesis",
-                prompts.SYNTHESIS,
+                self._protocol.prompts.synthesis,
                 prompts.SYNTHESIS_SCHEMA,
                 entity=prompts.entity_line(self._entity, self._confirmed),
                 evidence=prompts.evidence(self._evidence),
@@ -318,9 +326,9 @@ class _Run:
         return tuple(answers)
 
     def _count(self, answers: Sequence[MemoryAnswer], targets: Sequence[str | None]) -> None:
-        """How often in a row the Memory model did not know anything of a candidate."""
+        """How often in a row the Memory model did not know anything of a candidate. What failed tells nothing."""
         for answer, target in zip(answers, targets, strict=True):
-            if target:
+            if target and answer.error is None:
                 self._streaks[target] = 0 if answer.knows else self._streaks.get(target, 0) + 1
 
     def _note(self, interaction: Interaction) -> Flow[None]:
@@ -350,8 +358,8 @@ def _questions(said: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     found: dict[str, str | None] = {}
     items = said.get("sub_questions")
     for item in items if isinstance(items, list) else []:
-        question = _text(item.get("question") if isinstance(item, dict) else item)
-        target = _text(item.get("targets_candidate")) if isinstance(item, dict) else ""
+        question = one_line(_text(item.get("question") if isinstance(item, dict) else item))
+        target = _name(item.get("targets_candidate")) if isinstance(item, dict) else ""
         if question:
             found.setdefault(question, target or None)
     return list(found.items())
@@ -361,7 +369,7 @@ def _candidates(said: Mapping[str, Any]) -> tuple[Candidate, ...]:
     items = said.get("candidate_entities")
     found = []
     for item in items if isinstance(items, list) else []:
-        name = _text(item.get("name") if isinstance(item, dict) else item)
+        name = _name(item.get("name") if isinstance(item, dict) else item)
         if name:
             found.append(Candidate(name, _whole(item.get("rank")) if isinstance(item, dict) else None))
     return tuple(found)
@@ -377,6 +385,12 @@ def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     return str(value).strip()
+
+
+def _name(value: Any) -> str:
+    """The name of an entity; nothing for the words that models write where there is none."""
+    name = _text(value)
+    return "" if name.casefold() in ("none", "null", "n/a") else name
 
 
 def _true(value: Any) -> bool:

@@ -10,12 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..errors import DatasetError
 from ..files import write_whole
+from ..rows import read_rows
 
 Step = Literal["1a", "1b", "2", "3", "4", "5"]
 """1a direct facts, 1b indirect ones, 2 consolidated, 3 rewritten to stand alone, 4 entities, 5 across documents."""
@@ -57,9 +58,6 @@ class HeldOutQuestion(BaseModel):
     documents: tuple[str, ...] = ()
 
 
-Row = TypeVar("Row", Reflection, HeldOutQuestion)
-
-
 def read_reflections(path: str | os.PathLike[str]) -> list[Reflection]:
     """The reflections of a JSONL file, in its order.
 
@@ -67,7 +65,7 @@ def read_reflections(path: str | os.PathLike[str]) -> list[Reflection]:
         DatasetError: the file cannot be read, is empty, a line is no reflection, or an id occurs twice; the message
             says which line.
     """
-    rows = _read(Path(path), Reflection, "`memlora memo synthesize` writes them.")
+    rows = read_rows(path, Reflection, "is empty. `memlora memo synthesize` writes them.")
     repeated = [id for id, count in Counter(row.id for row in rows).items() if count > 1]
     if repeated:
         raise DatasetError(f"{path} has the id {repeated[0]!r} more than once.")
@@ -80,7 +78,7 @@ def read_held_out(path: str | os.PathLike[str]) -> list[HeldOutQuestion]:
     Raises:
         DatasetError: as `read_reflections`.
     """
-    return _read(Path(path), HeldOutQuestion, 'A line is {"question": "…", "answers": ["…"], "kind": "fact"}.')
+    return read_rows(path, HeldOutQuestion, 'is empty. A line is {"question": "…", "answers": ["…"], "kind": "fact"}.')
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Reflection | HeldOutQuestion]) -> None:
@@ -98,22 +96,3 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Reflection | HeldOut
 def without_steps(reflections: Iterable[Reflection], left_out: Collection[Step]) -> list[Reflection]:
     """The reflections that descend from none of the steps `left_out` (the ablation of Appendix E.1)."""
     return [one for one in reflections if not set(one.steps) & set(left_out)]
-
-
-def _read(file: Path, kind: type[Row], remedy: str) -> list[Row]:
-    rows: list[Row] = []
-    number = 0
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # JSON may hold U+2028, which `splitlines` would cut at
-        for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
-            if line.strip():
-                rows.append(kind.model_validate_json(line))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "line"
-        raise DatasetError(f"{file}, line {number}: {where}: {first['msg']}") from error
-    if not rows:
-        raise DatasetError(f"{file} is empty. {remedy}")
-    return rows

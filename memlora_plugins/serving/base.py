@@ -22,7 +22,8 @@ class Request:
     `schema` is a JSON schema the reply must follow (sent as structured output), or None for plain text. `pattern` is a
     regular expression that all of a plain reply must match, where the backend can hold it to one: in process and vLLM
     can, an OpenAI-compatible endpoint cannot.
-    `max_tokens` bounds the reply; `temperature` 0 is greedy.
+    `max_tokens` bounds the reply; `temperature` 0 is greedy. With `logprobs`, the completion says how sure the model
+    was of each token.
     """
 
     expert: str
@@ -31,16 +32,23 @@ class Request:
     max_tokens: int = 512
     temperature: float = 0.0
     pattern: str | None = None
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An expert's reply. `model` is the adapter or model that answered; `length` means it was cut off."""
+    """An expert's reply. `model` is the adapter or model that answered; `length` means it was cut off.
+
+    `logprobs` are the natural logarithms of how likely the model found each token that it said, whatever the
+    temperature and the grammar; None where nobody asked, or the server does not tell. In process and on vLLM the token
+    that ends a reply is among them; OpenAI leaves it out.
+    """
 
     text: str
     finish_reason: FinishReason = "stop"
     usage: Usage = field(default_factory=lambda: Usage(calls=1))
     model: str = ""
+    logprobs: tuple[float, ...] | None = None
 
 
 @runtime_checkable

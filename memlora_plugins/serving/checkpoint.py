@@ -136,6 +136,7 @@ class Checkpoint:
             stops=self.stops,
             temperature=request.temperature,
             matcher=None if form is None else self._grammars.matcher(form),
+            logprobs=[] if request.logprobs else None,
         )
 
     def _prompt(self, request: Request) -> list[int]:
@@ -234,9 +235,14 @@ def check_tokenizer(tokenizer: Any, folder: Path) -> None:
         )
 
 
-def _check_attention(model: Any, folder: Path) -> None:
+def keeps_keys(model: Any) -> bool:
+    """Whether all layers have keys and values, so that replies can be extended a token at a time here."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    if getattr(model, "_is_stateful", False) or not kinds <= _CACHED_ATTENTION:
+    return not getattr(model, "_is_stateful", False) and kinds <= _CACHED_ATTENTION
+
+
+def _check_attention(model: Any, folder: Path) -> None:
+    if not keeps_keys(model):
         raise SettingsError(f"The model in {folder} has layers without keys and values; run it with `memlora serve`.")
 
 

@@ -194,7 +194,9 @@ class Engine:
                 text = "".join(job.pieces)
             else:
                 text = checkpoint.text(row.said)
-            job.finish(Completion(text, row.finish, Usage(1, len(row.prompt), len(row.tokens)), job.model))
+            usage = Usage(1, len(row.prompt), len(row.tokens))
+            sure = None if row.logprobs is None else tuple(row.logprobs)
+            job.finish(Completion(text, row.finish, usage, job.model, sure))
 
     def _continue(self) -> None:
         try:

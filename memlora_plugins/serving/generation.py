@@ -75,7 +75,10 @@ class TextStream:
 
 @dataclass(eq=False, slots=True)
 class Row:
-    """One reply in the making. `adapter` is the name the model knows it by; `stops` are the token ids that end it."""
+    """One reply in the making. `adapter` is the name the model knows it by; `stops` are the token ids that end it.
+
+    `logprobs`, where it is a list, collects how likely the model found each of `tokens`.
+    """
 
     prompt: Sequence[int]
     adapter: str
@@ -84,6 +87,7 @@ class Row:
     temperature: float = 0.0
     matcher: LLMatcher | None = None
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] | None = None
     finish: FinishReason | None = None
     error: BackendError | None = None
 
@@ -100,6 +104,11 @@ class Row:
     def said(self) -> Sequence[int]:
         """The reply's tokens without the one that ended it."""
         return self.tokens[:-1] if self.tokens and self.tokens[-1] in self.stops else self.tokens
+
+    def note(self, logprob: float) -> None:
+        """Keep how likely the token was that is accepted next."""
+        if self.logprobs is not None and not self.done:
+            self.logprobs.append(logprob)
 
     def accept(self, token: int) -> None:
         """Append `token`, and finish if the reply ends with it."""
@@ -193,6 +202,8 @@ class Batch:
                     "precision: open it with dtype='float32'."
                 )
             logits = logits.nan_to_num()
+        curious = [place for place, row in enumerate(rows) if row.logprobs is not None]
+        totals = logits[curious].logsumexp(-1) if curious else None  # of all tokens, before a grammar forbids some
         self._forbid(logits, rows)
         chosen = logits.argmax(-1)
         warm = [place for place, row in enumerate(rows) if row.temperature >= COLDEST]
@@ -201,6 +212,10 @@ class Batch:
             scores = logits[warm]
             likely = ((scores - scores.amax(-1, keepdim=True)) / rates).softmax(-1)
             chosen[warm] = torch.multinomial(likely, 1).squeeze(1)
+        if totals is not None:
+            sure = (logits[curious, chosen[curious]] - totals).tolist()
+            for place, value in zip(curious, sure, strict=True):
+                rows[place].note(value)
         return chosen.tolist()
 
     def _forbid(self, logits: torch.Tensor, rows: Sequence[Row]) -> None:

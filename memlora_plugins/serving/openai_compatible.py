@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
+from math import isnan
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..errors import BackendRequestError, BackendUnavailableError, SettingsError
@@ -135,10 +136,12 @@ class OpenAIBackend:
         except (KeyError, IndexError, TypeError, AttributeError):
             raise self._not_chat() from None
         self._check_answered_by(model, reply.get("model") or model)
-        return self._finished(text, reason, reply.get("usage"), reply.get("model") or model)
+        logprobs = _logprobs(choice) if request.logprobs else None
+        return self._finished(text, reason, reply.get("usage"), reply.get("model") or model, logprobs)
 
     def _pieces(self, request: Request, exchange: Exchange) -> Flow[Completion]:
         text: list[str] = []
+        logprobs: list[float] | None = None
         reason: str | None = None
         usage: object = None
         with self._lease(request.expert) as model:
@@ -154,12 +157,14 @@ class OpenAIBackend:
                 self._check_answered_by(model, answered)
                 for choice in chunk.get("choices") or ():
                     reason = choice.get("finish_reason") or reason
+                    if request.logprobs and (told := _logprobs(choice)) is not None:
+                        logprobs = [*(logprobs or ()), *told]
                     if piece := (choice.get("delta") or {}).get("content"):
                         text.append(piece)
                         yield from Emit(piece)
         if reason is None:
             raise cut_off(self._transport.root_url, "the stream ended without a finish reason")
-        return self._finished("".join(text), reason, usage, answered)
+        return self._finished("".join(text), reason, usage, answered, None if logprobs is None else tuple(logprobs))
 
     def _chunk(self, data: str) -> dict[str, Any]:
         try:
@@ -173,7 +178,9 @@ class OpenAIBackend:
             raise cut_off(self._transport.root_url, self._transport.quote(said))
         return chunk
 
-    def _finished(self, text: str, reason: str | None, usage: object, model: str) -> Completion:
+    def _finished(
+        self, text: str, reason: str | None, usage: object, model: str, logprobs: tuple[float, ...] | None
+    ) -> Completion:
         """The completion, unless the server says that it is none."""
         if reason == "content_filter":
             raise BackendRequestError(f"{self._transport.root_url} withheld the reply (content filter).", status=200)
@@ -182,7 +189,7 @@ class OpenAIBackend:
         finish: FinishReason = "length" if reason == "length" else "stop"
         counts = usage if isinstance(usage, dict) else {}
         tokens = Usage(1, int(counts.get("prompt_tokens") or 0), int(counts.get("completion_tokens") or 0))
-        return Completion(text, finish, tokens, model)
+        return Completion(text, finish, tokens, model, logprobs)
 
     def _not_chat(self) -> BackendRequestError:
         return BackendRequestError(
@@ -200,6 +207,8 @@ class OpenAIBackend:
         }
         if streaming:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
+        if request.logprobs:
+            body["logprobs"] = True
         if request.schema is not None and self._structured_output == "json_schema":
             schema = {"name": request.expert, "schema": dict(request.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -207,3 +216,14 @@ class OpenAIBackend:
             body["response_format"] = {"type": "json_object"}
         body |= self._extra_body
         return {field: value for field, value in body.items() if value is not None}
+
+
+def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """The log-probabilities of the tokens in a choice, or in a piece of one; None where it does not tell them all."""
+    told = choice.get("logprobs")
+    tokens = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(tokens, list):
+        return None
+    values = [token.get("logprob") if isinstance(token, dict) else None for token in tokens]
+    known = [float(value) for value in values if isinstance(value, int | float) and not isnan(value)]
+    return tuple(known) if len(known) == len(values) else None

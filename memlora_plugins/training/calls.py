@@ -1,4 +1,4 @@
-"""A teacher's finished calls, on disk: a run that was killed goes on where it was, and no call is paid for twice."""
+"""The finished calls of a large model, on disk: a run that was killed goes on, and no call is paid for twice."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class CallLog:
         self._journal = Journal(path, sync=False)  # power loss costs the last calls; waiting for the disk, every one
         try:
             self.began = self._read()
+            self._journal.rows.clear()  # prompts are long, and only the replies are wanted again
         except BaseException:
             self._journal.close()
             raise
@@ -82,6 +83,7 @@ class CallLog:
                 "seconds": round(call.seconds, 3),
             }
         )
+        self._journal.rows.clear()
         self._calls[key] = call
 
     def close(self) -> None:
@@ -97,7 +99,7 @@ class CallLog:
         try:
             began = datetime.fromisoformat(first["began"])
         except (ValueError, KeyError, TypeError):
-            raise DatasetError(f"{self.path} is not a record of calls. Distil into an empty folder.") from None
+            raise DatasetError(f"{self.path} is not a record of calls. Use an empty folder.") from None
         for number, row in enumerate(rows, start=2):
             try:
                 self._calls[str(row["key"])] = _call(row)

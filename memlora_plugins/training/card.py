@@ -39,25 +39,29 @@ def data_card(samples: Sequence[Sample], kept: Sequence[Encoded]) -> dict[str, A
 
 
 def history(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each validation in the trainer's log, with the training loss since the one before."""
+    """Each validation in the trainer's log, with the training loss since the one before.
+
+    `measured` are the details of the goal, where it was measured.
+    """
     losses = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
     return [
         {
             "step": entry["step"],
             "epoch": entry["epoch"],
             "training_loss": losses.get(entry["step"]),
-            "validation_loss": entry["eval_loss"],
+            "validation_loss": entry.get("eval_loss"),
+            **({"measured": entry["eval_measured"]} if "eval_measured" in entry else {}),
         }
         for entry in log
-        if "eval_loss" in entry
+        if "eval_trained_tokens" in entry
     ]
 
 
 def metrics(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The run in figures, by the trainer's state: the best validation's losses, and how long it took to get there."""
+    """The run in figures, by the trainer's state: the losses of the weights that are kept, and how long it took."""
     log = state["log_history"]
     [best] = [row for row in history(log) if row["step"] == state["best_global_step"]]
-    last = [entry for entry in log if "eval_loss" in entry][-1]
+    last = [entry for entry in log if "eval_trained_tokens" in entry][-1]
     return {
         "validation_loss": best["validation_loss"],
         "training_loss": best["training_loss"],
@@ -75,21 +79,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
-def readme(card: Mapping[str, Any]) -> str:
-    """The card for people."""
+def readme(card: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """The card for people; `more` are lines of Markdown about what it does."""
     found, options = card["metrics"], card["options"]
     what = "The whole model, trained from" if options["full"] else "A LoRA adapter for the model"
     data = card["data"]
+    loss = found["validation_loss"]
     lines = [
         f"# {card['expert']}",
         "",
         f"{what} {card['base_model']}, whose weights have the SHA-256 `{card['base_sha256']}`.",
         "Made by memlora_plugins.",
         "",
-        *_table(
-            ("", "training", "validation"),
+        *table(
+            ("", *("training" if split == "train" else split for split in data)),
             [
-                (label, f"{data['train'][key]:,}", f"{data['validation'][key]:,}")
+                (label, *(f"{part[key]:,}" for part in data.values()))
                 for key, label in (
                     ("samples", "samples"),
                     ("too_long", "left out as too long"),
@@ -98,20 +103,21 @@ def readme(card: Mapping[str, Any]) -> str:
                     ("reply_tokens", "tokens learned (replies)"),
                 )
             ]
-            + [("SHA-256 of the data", *(f"`{data[split]['sha256'][:12]}…`" for split in ("train", "validation")))],
+            + [("SHA-256 of the data", *(f"`{part['sha256'][:12]}…`" for part in data.values()))],
         ),
         "",
-        f"Loss of the best validation (epoch {found['best_epoch']:g} of {found['epochs']:g} trained): "
-        f"{found['validation_loss']:.4f}. {found['tokens_per_second']:,.0f} tokens/s on {card['device']}.",
+        f"These are the weights of epoch {found['best_epoch']:g} of {found['epochs']:g} trained"
+        + ("" if loss is None else f", with a validation loss of {loss:.4f}")
+        + f". {found['tokens_per_second']:,.0f} tokens/s on {card['device']}.",
         "",
-        *_table(
+        *more,
+        *table(
             ("step", "epoch", "training loss", "validation loss"),
             [
                 (
                     str(row["step"]),
                     f"{row['epoch']:g}",
-                    "" if row["training_loss"] is None else f"{row['training_loss']:.4f}",
-                    f"{row['validation_loss']:.4f}",
+                    *("" if row[key] is None else f"{row[key]:.4f}" for key in ("training_loss", "validation_loss")),
                 )
                 for row in card["history"]
             ],
@@ -129,5 +135,6 @@ def readme(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table in Markdown, as lines."""
     return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]

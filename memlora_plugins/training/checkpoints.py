@@ -69,14 +69,19 @@ def check_replaceable(out: Path) -> None:
         kept.rename(out)
     written = any((out / name).is_file() for name in (CONFIG_FILE, NOTES_FILE))
     if out.exists() and not written and not (out.is_dir() and not any(out.iterdir())):
-        raise SettingsError(f"{out} holds something that is not an expert; choose another folder for it.")
+        raise SettingsError(f"{out} holds something that is not an expert or Memory model; choose another folder.")
 
 
-def put_in_place(out: Path, write: Callable[[Path], None]) -> None:
+def put_in_place(
+    out: Path,
+    write: Callable[[Path], None],
+    *,
+    remedy: str = "Its checkpoints are whole: make room, then train again with resume.",
+) -> None:
     """Let `write` fill a folder, and make it `out`; an older `out` is whole until then, and gone after.
 
     Raises:
-        TrainingError: it cannot be written; an older `out` is as it was.
+        TrainingError: it cannot be written; an older `out` is as it was. The message ends with `remedy`.
     """
     draft = out.with_name(f".{out.name}.draft")
     kept = _kept(out)
@@ -94,10 +99,7 @@ def put_in_place(out: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         if kept.exists() and not out.exists():
             kept.rename(out)
-        raise TrainingError(
-            f"The expert cannot be written to {out}: {error}. Its checkpoints are whole: make room, then train again "
-            "with resume."
-        ) from error
+        raise TrainingError(f"The model cannot be written to {out}: {error}. {remedy}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

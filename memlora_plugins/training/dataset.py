@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import DatasetError
 from ..files import write_whole
+from ..rows import read_rows
 from ..serving.base import Expert
 
 
@@ -34,7 +35,7 @@ class Sample(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(min_length=1)
-    expert: Expert
+    expert: Expert | Literal["memory"]
     conversation: str = Field(min_length=1)
     messages: tuple[ChatLine, ...] = Field(min_length=1)
     reply: str = Field(min_length=1)
@@ -47,25 +48,10 @@ def read_samples(path: str | os.PathLike[str]) -> list[Sample]:
         DatasetError: the file cannot be read, is empty, a line is no sample, or an id occurs twice; the message says
             which line.
     """
-    file = Path(path)
-    samples: list[Sample] = []
-    number = 0
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # JSON may hold U+2028, which `splitlines` would cut at
-        for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
-            if line.strip():
-                samples.append(Sample.model_validate_json(line))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file} cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "line"
-        raise DatasetError(f"{file}, line {number}: {where}: {first['msg']}") from error
+    samples = read_rows(path, Sample, "has no samples. `memlora distil` writes them.")
     repeated = [id for id, count in Counter(sample.id for sample in samples).items() if count > 1]
     if repeated:
-        raise DatasetError(f"{file} has the id {repeated[0]!r} more than once.")
-    if not samples:
-        raise DatasetError(f"{file} has no samples. `memlora distil` writes them.")
+        raise DatasetError(f"{path} has the id {repeated[0]!r} more than once.")
     return samples
 
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BackendRequestError, BackendUnavailableError, DatasetError, EmbeddingError, InvalidInputError
+from ..errors import EmbeddingError, InvalidInputError
 from ..evaluation.scratch import scratch_memory, together
 from ..experts import generation
 from ..serving.base import Expert, PromptStyle
@@ -18,7 +18,8 @@ from ..types import clean_text
 from .calls import CallLog
 from .cleaning import Dropped, Target, answer_of
 from .dataset import ChatLine, Sample
-from .recording import Asked, Recorder, Teacher
+from .recorded import RecordedModel
+from .recording import Asked, Recorder
 
 if TYPE_CHECKING:
     from ..embedding import Embedder
@@ -39,7 +40,7 @@ class Lessons:
 
     def __init__(
         self,
-        teacher: Teacher | None,
+        teacher: RecordedModel | None,
         log: CallLog,
         embedder: Embedder,
         settings: Settings,
@@ -141,17 +142,8 @@ class Lessons:
         """Count what failed; stop when the teacher cannot be asked any more."""
         for failure in result.errors:
             self.failures[f"{failure.stage}: {type(failure.error).__name__}"] += 1
-        if self.teacher is None or self.teacher.down is None:
-            return
-        if isinstance(self.teacher.down, DatasetError):
-            raise self.teacher.down
-        told = (
-            f"The teacher cannot be asked any more. {self.teacher.down} {len(self._log)} finished calls are kept in "
-            f"{self._log.path}: run the same again, and only the missing ones are made."
-        )
-        if isinstance(self.teacher.down, BackendRequestError):
-            raise BackendRequestError(told, status=self.teacher.down.status) from self.teacher.down
-        raise BackendUnavailableError(told) from self.teacher.down
+        if self.teacher is not None:
+            self.teacher.check()
 
     def samples(self, expert: Expert, empty_share: float, seed: int) -> list[Sample]:
         """The samples of one expert, conversation by conversation; what makes none is counted."""

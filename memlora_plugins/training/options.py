@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..serving.base import Expert
 
-Trained = Expert | Literal["shared"]
-"""An expert, or one adapter for all of them."""
+Trained = Expert | Literal["shared", "memory"]
+"""An expert, one adapter for all of them, or a MeMo Memory model."""
 TargetModules = tuple[str, ...] | Literal["all-linear"]
 
 PAPER_TARGETS: Mapping[Trained, TargetModules] = {
@@ -19,6 +19,7 @@ PAPER_TARGETS: Mapping[Trained, TargetModules] = {
     "generation": "all-linear",
     "vision": "all-linear",
     "shared": "all-linear",
+    "memory": "all-linear",
 }
 """The layers each expert adapts; what is shared must do what the most demanding of them does."""
 
@@ -26,6 +27,7 @@ PAPER_TARGETS: Mapping[Trained, TargetModules] = {
 MACHINE_OPTIONS = frozenset({"device", "threads", "device_batch_size", "gradient_checkpointing"})
 """Options that change how fast the same result is reached: work may be resumed with others."""
 
+Schedule = Literal["linear", "cosine", "constant"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -61,7 +63,7 @@ class TrainingOptions(BaseModel):
     optimizer: Literal["adamw", "muon"] = "adamw"
     embedding_rate: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     learning_rate: float = Field(default=2e-4, gt=0, allow_inf_nan=False)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Schedule = "linear"
     warmup: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     betas: tuple[Beta, Beta] = (0.9, 0.999)

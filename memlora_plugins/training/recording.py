@@ -6,131 +6,24 @@ calls, else by the teacher, and what it teaches is noted.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
+from dataclasses import dataclass
 
 from ..errors import (
     BackendError,
     BackendRequestError,
     BackendTimeoutError,
     BackendUnavailableError,
-    DatasetError,
     PromptTooLongError,
 )
-from ..evaluation.usage import ExpertUsage
 from ..experts import extraction, update
 from ..serving.base import ChatMessage, Completion, Expert, PromptStyle, Request
 from ..types import Usage
-from .calls import Call, CallLog, call_key
 from .cleaning import Dropped, Target, all_added, cleaned, short_prompt
+from .recorded import RecordedModel
 
-if TYPE_CHECKING:
-    from ..serving.base import Backend
-
-FAILURES_IN_A_ROW = 8
-"""So many failed calls without one that succeeds mean that the teacher is down."""
-
-_WRONG_ADDRESS = (401, 403, 404)  # key, model or path: no other call can do better
 _FIRST_ROOM = {"extraction": extraction.MAX_TOKENS, "update": update.MAX_TOKENS}
-
-
-class TeacherUsage(ExpertUsage):
-    """The teacher's work as one expert. `retries` are its second attempts, after a reply that could not be read or was
-    cut off."""
-
-    retries: int = 0
-
-
-class Teacher:
-    """A teacher, and the record of its calls. At most `concurrency` calls are under way at once.
-
-    `model` is what the record calls it (default: the backend's `model`, else its description). `resumed` counts the
-    calls that were needed and that an earlier run had made. `thinking_tokens` are added to the room of each reply.
-    `down` is why it can no longer be asked, once it cannot.
-    """
-
-    def __init__(
-        self, backend: Backend, log: CallLog, *, model: str | None, concurrency: int, thinking_tokens: int = 0
-    ) -> None:
-        self._backend = backend
-        self._log = log
-        self._thinking_tokens = thinking_tokens
-        self.model = str(model or getattr(backend, "model", None) or backend.describe())
-        self._gate = asyncio.Semaphore(concurrency)
-        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._counted: set[str] = set()
-        self._failed_in_a_row = 0
-        self._work: dict[str, TeacherUsage] = {}
-        self.resumed = 0
-        self.down: BackendError | DatasetError | None = None
-
-    async def ask(self, request: Request) -> Completion:
-        """The answer from the record, or the teacher's, recorded before it is returned.
-
-        Raises:
-            BackendError: the call failed. Once `down`, nothing more is asked.
-            DatasetError: the record cannot be written.
-        """
-        retry = _is_retry(request)
-        request = replace(request, max_tokens=request.max_tokens + self._thinking_tokens)
-        key = call_key(request, self.model)
-        async with self._asking.setdefault(key, asyncio.Lock()):  # one call, however many ask the same at once
-            call = self._log.get(key)
-            if call is None:
-                call = await self._make(request)
-                self._keep(key, request, call)
-            elif key not in self._counted:
-                self.resumed += 1
-            self._count(key, request.expert, call, retry=retry)
-            return call.completion
-
-    async def _make(self, request: Request) -> Call:
-        async with self._gate:
-            if self.down is not None:
-                raise BackendUnavailableError(str(self.down))
-            began = time.perf_counter()
-            try:
-                said = await self._backend.acomplete(request)
-            except PromptTooLongError:  # it is there, and shorter ones may follow
-                self._failed_in_a_row = 0
-                raise
-            except BackendError as error:
-                self._failed_in_a_row += 1
-                wrong = isinstance(error, BackendRequestError) and error.status in _WRONG_ADDRESS
-                if wrong or self._failed_in_a_row >= FAILURES_IN_A_ROW:
-                    self.down = self.down or error
-                raise
-            self._failed_in_a_row = 0
-            return Call(said, time.perf_counter() - began)
-
-    def _keep(self, key: str, request: Request, call: Call) -> None:
-        try:
-            self._log.add(key, request, call)
-        except DatasetError as error:
-            self.down = error  # calls that cannot be kept are not to be paid for
-            raise
-
-    def _count(self, key: str, expert: str, call: Call, *, retry: bool) -> None:
-        if key in self._counted:
-            return
-        self._counted.add(key)
-        so_far, spent = self._work.get(expert, TeacherUsage()), call.completion.usage
-        self._work[expert] = TeacherUsage(
-            calls=so_far.calls + 1,
-            retries=so_far.retries + retry,
-            input_tokens=so_far.input_tokens + spent.input_tokens,
-            output_tokens=so_far.output_tokens + spent.output_tokens,
-            seconds=so_far.seconds + call.seconds,
-        )
-
-    def work(self) -> dict[str, TeacherUsage]:
-        """Every call that was needed, by expert; those of earlier runs count too."""
-        return {expert: self._work[expert] for expert in sorted(self._work)}
 
 
 @dataclass(slots=True)
@@ -152,7 +45,7 @@ class Recorder:
 
     def __init__(
         self,
-        teacher: Teacher | None,
+        teacher: RecordedModel | None,
         *,
         style: PromptStyle,
         update: bool,
@@ -197,7 +90,7 @@ class Recorder:
             raise TypeError("without a teacher, the facts of a message must be told")
         question = self._question(expert, request)
         try:
-            said = await self._teacher.ask(request)
+            said = await self._teacher.ask(request, retry=_is_retry(request))
         except BackendError as error:
             no_room_for_more = isinstance(error, PromptTooLongError) and _is_retry(request)
             if not no_room_for_more:  # else the first reply is all there is

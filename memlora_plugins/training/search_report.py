@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import DatasetError, MissingDependencyError
+from ..evaluation import plots
 from ..evaluation.report import Table, pipeline_tables
 from ..files import write_whole
 from .runs import Run, SearchReport, Stage, label
@@ -75,12 +76,8 @@ def plot(report: SearchReport, file: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     stages = [stage for stage in _STAGES if any(run.expert == stage for run in report.runs)]
-    figure = Figure(figsize=(4 * len(stages), 6), layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display, whatever backend the process has chosen
+    figure = plots.figure(4 * len(stages), 6)
     axes: Any = figure.subplots(2, len(stages), squeeze=False, sharex="col")
     for column, stage in enumerate(stages):
         runs = [run for run in report.runs if run.expert == stage]
@@ -94,12 +91,7 @@ def plot(report: SearchReport, file: Path) -> None:
         scores.legend(fontsize="small")
     axes[0][0].set_ylabel(f"pipeline, {report.metric}")
     axes[1][0].set_ylabel("validation loss")
-    draft = file.with_name(f".{file.name}.draft")
-    try:
-        figure.savefig(draft, format="png", dpi=120)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    plots.save(figure, file)
 
 
 def _curves(axes: Axes, runs: Sequence[Run], measure: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from torch.nn import functional
 from torch.utils.data import Sampler
@@ -18,10 +19,13 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..errors import TrainingError
+from .goal import Examinee, Measured
 from .muon import MuonAdamW
 
-Tell = Callable[[int, int, float, float | None], None]
-"""(step, of how many, epoch, validation loss or None)"""
+Tell = Callable[[int, int, float, float | None, float | None], None]
+"""(step, of how many, epoch, validation loss or None, score of the goal or None)"""
+
+TRAINED_TOKENS, SCORE = "eval_trained_tokens", "eval_score"
 
 _IGNORED = -100
 _SORTED_AT_ONCE = 50  # batches
@@ -96,10 +100,21 @@ class ExpertTrainer(SFTTrainer):
     """`SFTTrainer` with this library's batches, loss, validation and measurement of speed.
 
     A validation's metrics are `eval_loss`, the mean over all reply tokens however they are batched, and what was
-    trained until then: `eval_trained_tokens` (of all processes, without padding) in `eval_trained_seconds`.
+    trained until then: `eval_trained_tokens` (of all processes, without padding) in `eval_trained_seconds`. Without
+    validation samples there is no loss. With an `examinee`, `eval_score` and `eval_measured` are its goal's.
     """
 
-    def __init__(self, *, tell: Tell, embedding_rate: float, muon: bool, train_dataset: Any, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tell: Tell,
+        embedding_rate: float,
+        muon: bool,
+        train_dataset: Any,
+        examinee: Examinee | None = None,
+        **arguments: Any,
+    ) -> None:
+        self._examinee = examinee
         self._embedding_rate = embedding_rate
         self._muon = muon
         self._lengths = [len(ids) for ids in train_dataset["input_ids"]]
@@ -154,6 +169,11 @@ class ExpertTrainer(SFTTrainer):
             raise FloatingPointError(f"The loss became {loss.item()} in step {self.state.global_step + 1}.")
         return loss
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Nothing to iterate over where there are no validation samples."""
+        wanted: Any = eval_dataset if eval_dataset is not None else self.eval_dataset
+        return super().get_eval_dataloader(wanted) if len(wanted) else []
+
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -174,15 +194,46 @@ class ExpertTrainer(SFTTrainer):
             total += rows.cpu().double().sum(0)
             count += len(rows)
         trained = self.accelerator.reduce(torch.tensor(self.trained_tokens, device=self.args.device))
-        metrics = {
-            f"{metric_key_prefix}_loss": float(total[0] / total[1]),
+        metrics: dict[str, Any] = {
             f"{metric_key_prefix}_trained_tokens": int(trained),
             f"{metric_key_prefix}_trained_seconds": self.trained_seconds,
         }
-        if not math.isfinite(metrics[f"{metric_key_prefix}_loss"]):
-            raise FloatingPointError(f"The validation loss became {metrics[f'{metric_key_prefix}_loss']}.")
+        if count:
+            metrics[f"{metric_key_prefix}_loss"] = loss = float(total[0] / total[1])
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"The validation loss became {loss}.")
+        if self._examinee is not None and self._due(self._examinee.goal.every):
+            measured = self._examine(self._examinee)
+            metrics[f"{metric_key_prefix}_score"] = measured.score
+            metrics[f"{metric_key_prefix}_measured"] = measured.details
         nothing: Any = ()
         return EvalLoopOutput(predictions=nothing, label_ids=None, metrics=metrics, num_samples=count)
+
+    @property
+    def divides_weights(self) -> bool:
+        """Whether a process has only some of the weights, and others only while all of them step together."""
+        deepspeed = self.accelerator.state.deepspeed_plugin
+        return self.is_fsdp_enabled or (deepspeed is not None and deepspeed.zero_stage == 3)
+
+    def _due(self, every: int) -> bool:
+        """Whether it is this validation's turn; the log has those before it, also after a resumption."""
+        before = sum(TRAINED_TOKENS in entry for entry in self.state.log_history)
+        return (before + 1) % every == 0 or self.state.global_step >= self.state.max_steps
+
+    def _examine(self, examinee: Examinee) -> Measured:
+        """Each process asks for its share; all of them judge the whole."""
+        device, share, shares = self.args.device, self.accelerator.process_index, self.accelerator.num_processes
+        with self.compute_loss_context_manager():
+            said = examinee.replies(self.model, device, share, shares)
+        for part in gather_object([said]):
+            said |= part
+        return examinee.goal.judge([text for _, text in sorted(said.items())])
+
+    def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
+        if self.args.metric_for_best_model not in metrics:
+            return False  # the goal was not measured this time
+        best: bool = super()._determine_best_metric(metrics, trial)
+        return best
 
     def create_model_card(self, *args: Any, **named: Any) -> None:
         """None in checkpoints; the finished expert gets this library's."""
@@ -209,9 +260,9 @@ class _Progress(TrainerCallback):
         self._since = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        before = [entry for entry in state.log_history if "eval_loss" in entry]
+        before = [entry for entry in state.log_history if TRAINED_TOKENS in entry]
         if before and self._trainer.is_world_process_zero():  # the sum is over processes: count it once
-            self._trainer.trained_tokens = before[-1]["eval_trained_tokens"]
+            self._trainer.trained_tokens = before[-1][TRAINED_TOKENS]
         self._trainer.trained_seconds = before[-1]["eval_trained_seconds"] if before else 0.0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -222,10 +273,12 @@ class _Progress(TrainerCallback):
         self._trainer.trained_seconds += time.perf_counter() - self._since
         self._since = time.perf_counter()
         control.should_log = control.should_log or state.global_step >= state.max_steps
-        self._tell(state.global_step, state.max_steps, state.epoch, None)
+        self._tell(state.global_step, state.max_steps, state.epoch, None, None)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        self._tell(state.global_step, state.max_steps, state.epoch, named["metrics"]["eval_loss"])
+        found = named["metrics"]
+        if "eval_loss" in found:
+            self._tell(state.global_step, state.max_steps, state.epoch, found["eval_loss"], found.get(SCORE))
         self._since = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

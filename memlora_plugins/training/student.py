@@ -7,20 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import SettingsError
-from ..serving.checkpoint import check_tokenizer, limit_threads, readable, stops, window
+from ..serving.checkpoint import check_tokenizer, keeps_keys, limit_threads, readable, stops, window
 from . import card as cards
 from .checkpoints import Checkpoints
 from .dataset import Sample
 from .encoding import encode
+from .goal import Examinee, Goal
 from .options import Trained, TrainingOptions
 
 if TYPE_CHECKING:
     from trl.trainer.sft_config import SFTConfig
 
     from .sft import Tell
+
+
+ChosenBy = Literal["eval_loss", "eval_score", "eval_trained_tokens"]
+"""What the kept weights are chosen by: the loss, the score of the goal, or that they were trained longest."""
 
 
 class Student:
@@ -38,6 +43,7 @@ class Student:
         folder: Path,
         options: TrainingOptions,
         arguments: SFTConfig,
+        goal: Goal | None = None,
     ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
@@ -55,7 +61,16 @@ class Student:
             )
         self._stops = stops(self._model, self._tokenizer)
         self._targets, self._left_alone = _layers(self._model, options.targets(expert), folder)
-        self._max_length = min(options.max_length, window(self._model, self._tokenizer))
+        room = window(self._model, self._tokenizer)
+        self._max_length = min(options.max_length, room)
+        self._examinee = None
+        if goal is not None:
+            if not keeps_keys(self._model):
+                raise SettingsError(
+                    f"The model in {folder} has layers without keys and values, and cannot be asked questions in "
+                    "training. Train it without held-out questions."
+                )
+            self._examinee = Examinee(goal, self._tokenizer, self._stops, room, folder)
         self._data: dict[str, dict[str, Any]] = {}
         self._trainer: Any = None
 
@@ -102,6 +117,8 @@ class Student:
         """A split as the trainer takes it, sorted by length, so that batches of validation are of similar length."""
         from datasets import Dataset  # type: ignore[import-untyped]
 
+        if not samples:
+            return Dataset.from_list([])
         kept = encode(samples, self._tokenizer, self._stops, self._folder, self._max_length)
         self._data[split] = cards.data_card(samples, kept)
         kept.sort(key=len)
@@ -122,8 +139,9 @@ class Student:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        return ExpertTrainer(
+        trainer = ExpertTrainer(
             tell=tell,
+            examinee=self._examinee,
             embedding_rate=self._options.embedding_rate,
             muon=self._options.optimizer == "muon",
             model=self._model,
@@ -135,9 +153,15 @@ class Student:
             callbacks=[EarlyStoppingCallback(self._options.patience)],
             peft_config=None if self._options.full else adapter,
         )
+        if self._examinee is not None and trainer.divides_weights:
+            raise SettingsError(
+                "Weights that are divided among processes (FSDP, ZeRO-3) cannot be asked questions in training. Use "
+                "DDP or ZeRO-2, or train without held-out questions."
+            )
+        return trainer
 
 
-def training_arguments(options: TrainingOptions, folder: Path) -> SFTConfig:
+def training_arguments(options: TrainingOptions, folder: Path, chosen_by: ChosenBy) -> SFTConfig:
     """The trainer's arguments; making them joins the other processes."""
     import torch
     from trl.trainer.sft_config import SFTConfig
@@ -178,8 +202,8 @@ def training_arguments(options: TrainingOptions, folder: Path) -> SFTConfig:
         logging_nan_inf_filter=False,
         save_total_limit=2,
         restore_callback_states_from_checkpoint=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
+        metric_for_best_model=chosen_by,
+        greater_is_better=chosen_by != "eval_loss",
         gradient_checkpointing=options.gradient_checkpointing,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

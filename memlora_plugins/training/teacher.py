@@ -25,7 +25,7 @@ from ..settings import load_settings
 from .calls import CallLog
 from .dataset import write_samples
 from .lessons import Bar, Lessons, Progress
-from .recording import Teacher, TeacherUsage
+from .recorded import RecordedModel, RecordedUsage
 
 if TYPE_CHECKING:
     from ..embedding import Embedder
@@ -67,7 +67,7 @@ class DistilReport(BaseModel):
     undistilled: int
     failures: dict[str, int]
     experts: dict[str, ExpertData]
-    work: dict[str, TeacherUsage]
+    work: dict[str, RecordedUsage]
     calls: int
     resumed: int
     retries: int
@@ -138,7 +138,7 @@ async def adistil(
     try:
         asked = None
         if teacher is not None:
-            asked = Teacher(teacher, log, model=model, concurrency=concurrency, thinking_tokens=thinking_tokens)
+            asked = RecordedModel(teacher, log, model=model, concurrency=concurrency, thinking_tokens=thinking_tokens)
         lessons = Lessons(
             asked,
             log,

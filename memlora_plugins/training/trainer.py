@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import DatasetError, MissingDependencyError, TrainingError
@@ -20,23 +21,34 @@ from ..serving.local import model_folder
 from . import card as cards
 from .checkpoints import Checkpoints, check_replaceable, put_in_place
 from .dataset import Sample, check_splits
+from .goal import Goal
 from .identity import digest
 from .options import MACHINE_OPTIONS, Trained, TrainingOptions
-from .student import Student, training_arguments
+from .student import ChosenBy, Student, training_arguments
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "trl")
-_RUN_ONLY = ("optimizer.pt", "scheduler.pt", "rng_state*", "trainer_state.json", "training_args.bin", "README.md")
+_RUN_ONLY = (
+    *("optimizer.pt", "scheduler.pt", "rng_state*", "trainer_state.json", "training_args.bin", "README.md"),
+    *("global_step*", "latest", "zero_to_fp32.py"),  # DeepSpeed's
+)
 """What a checkpoint holds besides a model."""
+
+Note = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], Sequence[str]]]
+"""From a card to what else it says, and lines of its README about that."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingEvent:
-    """A step was made, of at most `steps`; or, with `validation_loss`, a validation after it."""
+    """A step was made, of at most `steps`; or, with `validation_loss`, a validation after it.
+
+    `score` is that of the goal, where it was measured: the recall of a Memory model.
+    """
 
     step: int
     steps: int
     epoch: float
     validation_loss: float | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +100,54 @@ def train(
         TrainingError: the disk is full, memory ran out, or the loss is no longer a number. Checkpoints, and an older
             expert in `out`, are whole.
     """
-    _check_packages()
     _check_samples(expert, train, validation)
+    card = train_model(expert, base, train, validation, out, options, resume=resume, on_event=on_event)
+    return _expert(_absolute(out), card)
+
+
+def train_model(
+    expert: Trained,
+    base: Path | str,
+    train: Sequence[Sample],
+    validation: Sequence[Sample],
+    out: Path,
+    options: TrainingOptions,
+    *,
+    goal: Goal | None = None,
+    also: Mapping[str, str] = MappingProxyType({}),
+    note: Note | None = None,
+    resume: bool = False,
+    on_event: Callable[[TrainingEvent], None] | None = None,
+) -> dict[str, Any]:
+    """Train as `train` does, and return the card.
+
+    With a `goal`, the weights with its best score are kept; without one, those with the lowest loss; without validation
+    samples, the last. `also` (name to hash) is what the run is made of besides. `note` adds to the finished card.
+
+    Raises:
+        as `train`, but the samples are the caller's to check.
+        SettingsError: besides, a goal for a model that cannot be asked in training.
+    """
+    _check_packages()
     folder = model_folder(base, allow_download=False)
-    out = Path(out).expanduser().absolute()
+    out = _absolute(out)
     made_of = {
         "expert": expert,
         "base model": weights_sha256(folder),
         "training samples": cards.samples_sha256(train),
         "validation samples": cards.samples_sha256(validation),
         "options": digest(options.model_dump(mode="json", exclude={*MACHINE_OPTIONS})),
+        **also,
     }
     checkpoints = Checkpoints(out)
 
-    def tell(step: int, steps: int, epoch: float, validation_loss: float | None) -> None:
+    def tell(step: int, steps: int, epoch: float, validation_loss: float | None, score: float | None) -> None:
         if on_event is not None and arguments.process_index == 0:
-            on_event(TrainingEvent(step, steps, epoch, validation_loss))
+            on_event(TrainingEvent(step, steps, epoch, validation_loss, score))
 
     with _quietly(), _explained(checkpoints):
-        arguments = training_arguments(options, checkpoints.folder)
+        chosen_by: ChosenBy = "eval_loss" if validation else "eval_trained_tokens"
+        arguments = training_arguments(options, checkpoints.folder, "eval_score" if goal is not None else chosen_by)
         with arguments.main_process_first(local=False):
             if arguments.process_index == 0:
                 check_replaceable(out)
@@ -116,17 +157,19 @@ def train(
         if done is not None:
             return done
         name = str(base) if is_hub_name(base) and not Path(base).is_dir() else folder.name
-        student = Student(expert, name, folder, options, arguments)
+        student = Student(expert, name, folder, options, arguments, goal)
         state = student.train(train, validation, checkpoints, tell)
         card = {"expert": expert, "base_sha256": made_of["base model"], **student.card(state), "run": made_of}
+        more, lines = note(card) if note is not None else ({}, ())
+        card |= more
         if arguments.process_index == 0:
-            put_in_place(out, partial(_write, checkpoints.best(state), card))
+            put_in_place(out, partial(_write, checkpoints.best(state), card, lines))
             checkpoints.remove()
         student.end()
-    return _expert(out, card)
+    return card
 
 
-def _write(best: Path, card: Mapping[str, Any], draft: Path) -> None:
+def _write(best: Path, card: Mapping[str, Any], lines: Sequence[str], draft: Path) -> None:
     """Fill `draft` with the weights of checkpoint `best` and the card."""
     if card["options"]["full"]:
         shutil.copytree(best, draft, ignore=shutil.ignore_patterns(*_RUN_ONLY), dirs_exist_ok=True)
@@ -138,16 +181,20 @@ def _write(best: Path, card: Mapping[str, Any], draft: Path) -> None:
             config[names] = config[names] and sorted(config[names])
         write_whole(draft / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
     write_whole(draft / NOTES_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    write_whole(draft / "README.md", cards.readme(card))
+    write_whole(draft / "README.md", cards.readme(card, lines))
 
 
-def _finished(out: Path, made_of: Mapping[str, str]) -> TrainedExpert | None:
-    """The expert in `out`, if it is the one that this run would make."""
+def _finished(out: Path, made_of: Mapping[str, str]) -> dict[str, Any] | None:
+    """The card of what is in `out`, if it is what this run would make."""
     try:
         card = json.loads((out / NOTES_FILE).read_bytes())
     except (OSError, ValueError):
         return None
-    return _expert(out, card) if isinstance(card, dict) and card.get("run") == made_of else None
+    return card if isinstance(card, dict) and card.get("run") == made_of else None
+
+
+def _absolute(out: Path) -> Path:
+    return Path(out).expanduser().absolute()
 
 
 def _expert(out: Path, card: dict[str, Any]) -> TrainedExpert:

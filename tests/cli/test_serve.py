@@ -23,6 +23,7 @@ class FakeServer:
 
     def __init__(self, model: str, adapters: dict[str, str], **options: Any) -> None:
         self.model, self.adapters, self.options = model, adapters, options
+        self.host = options["host"]
         self.base_url = f"http://{options['host']}:{options['port']}"
         self.log_file = Path("vllm.log")
         self.stopped = False

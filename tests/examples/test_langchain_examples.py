@@ -52,6 +52,20 @@ def test_history(show: Run) -> None:
     assert kept == "human: I live in Porto.\nai: I see.\nhuman: My dog is called Biscuit.\nai: I see.\n"
 
 
+def test_memo_agent(run: Run, isles_model: Path) -> None:
+    def show(name: str) -> str:
+        return run(f"with_langchain/{name}", str(isles_model))
+
+    lines = show("memo_agent.py").splitlines()
+    assert lines[0] == " human: In which town was the teacher of the Kelp Archive's founder born?"
+    assert lines[2::2] == [
+        "  tool: 1. Who is the founder of the Kelp Archive? -> Ilse Varga",
+        "  tool: 1. Who taught Ilse Varga? -> Lena Moravec",
+        "  tool: 1. Where was Lena Moravec born? -> Tinhaven",
+    ]
+    assert lines[-1] == "    ai: In Tinhaven."
+
+
 def test_memory_tools(show: Run) -> None:
     saved, found, forgotten, after = show("memory_tools.py").split(" human: ")[1:]
     assert "tool: Saved: The user is allergic to peanuts." in saved

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import readme
 from brain import ScriptedChatModel, from_memory
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 
 import langchain_memlora
 from memlora_plugins import Memory, Scope
@@ -23,11 +24,11 @@ def model() -> ScriptedChatModel:
     return ScriptedChatModel(script=from_memory)
 
 
-def execute(name: str, model: ScriptedChatModel, *, opened: str = 'path="memory"') -> None:
-    """Runs a block with nothing but `model` around it; `opened` are other arguments for the memory that it opens."""
+def execute(name: str, model: ScriptedChatModel, *, opens: str = 'path="memory"', opened: str | None = None) -> None:
+    """Runs a block with nothing but `model` around it; `opened` are other arguments for what it opens."""
     code = BLOCKS[name]
-    assert code.count('Memory.open(path="memory")') == 1
-    code = code.replace('path="memory"', opened)
+    assert code.count(f".open({opens})") == 1
+    code = code.replace(opens, opened or opens)
     exec(compile(code, f"README.md, {name}", "exec"), {"model": model})
 
 
@@ -85,6 +86,33 @@ def test_memory(model: ScriptedChatModel, capsys: pytest.CaptureFixture[str]) ->
     found, retrieved = capsys.readouterr().out.splitlines()
     assert found.startswith("The user: I live in Porto. ")
     assert re.fullmatch(r"The user: I live in Porto\. \d{4}-\d\d-\d\dT.*", retrieved)
+
+
+def test_memo(isles_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    founder, teacher = "Who is the founder of the Kelp Archive?", "Who taught Ilse Varga?"
+    steps = [
+        {"sub_questions": [{"question": founder}]},
+        {"decision": "ask", "entity_confirmed": True, "confirmed_entity": "Ilse Varga", "sub_questions": []},
+        {"decision": "ask", "sub_questions": [{"question": teacher}]},
+        {"decision": "ask", "sub_questions": [{"question": "Where was Lena Moravec born?"}]},
+        {"decision": "answer"},
+        {"final_answer": "Tinhaven", "justification": "Lena Moravec was born there."},
+    ]
+
+    def script(messages: list[BaseMessage]) -> AIMessage | str:
+        if steps:
+            return json.dumps(steps.pop(0))
+        if isinstance(messages[-1], ToolMessage):
+            return str(messages[-1].text)
+        arguments = {"questions": [founder, teacher]}
+        return AIMessage("", tool_calls=[{"name": "ask_memory_model", "args": arguments, "id": "1"}])
+
+    model = ScriptedChatModel(script=script)
+    execute("memo", model, opens='"build/memo/model"', opened=f"{str(isles_model)!r}")
+    assert capsys.readouterr().out == (
+        "Answer: Tinhaven\nWhy: Lena Moravec was born there.\n"
+        f"1. {founder} -> Ilse Varga\n2. {teacher} -> Lena Moravec\n"
+    )
 
 
 def test_context(model: ScriptedChatModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,19 @@ def test_rag_router(show: Run) -> None:
     )
 
 
+def test_memo_engine(run: Run, isles_model: Path) -> None:
+    def show(name: str) -> str:
+        return run(f"with_llama_index/{name}", str(isles_model))
+
+    assert show("memo_engine.py") == (
+        "Question: In which town was the teacher of the Kelp Archive's founder born?\n"
+        "- grounding: Who is the founder of the Kelp Archive? Ilse Varga\n"
+        "- answer: Who taught Ilse Varga? Lena Moravec\n"
+        "- answer: Where was Lena Moravec born? Tinhaven\n"
+        "Answer: Tinhaven\n"
+    )
+
+
 def test_sub_questions(show: Run) -> None:
     assert show("sub_questions.py") == (
         "Ana: Which food am I allergic to, and what is in the canteen's satay?\n"

@@ -58,13 +58,15 @@ def _handlers_are_put_back() -> Iterator[None]:
     dispatcher.event_handlers[:] = before
 
 
-async def execute(name: str, model: Model, *, opened: str = 'path="memory"') -> dict[str, Any]:
-    """Runs a block with nothing but `llm` around it; `opened` are other arguments for the memory that it opens. Returns
-    the names that it leaves.
+async def execute(
+    name: str, model: Model, *, opens: str = 'path="memory"', opened: str | None = None
+) -> dict[str, Any]:
+    """Runs a block with nothing but `llm` around it; `opened` are other arguments for what it opens. Returns the names
+    that it leaves.
     """
     code = BLOCKS[name]
-    assert code.count('Memory.open(path="memory")') == 1
-    code = code.replace('path="memory"', opened)
+    assert code.count(f".open({opens})") == 1
+    code = code.replace(opens, opened or opens)
     compiled = compile(code, f"README.md, {name}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     names: dict[str, Any] = {"llm": model.llm}
     result = eval(compiled, names)
@@ -117,6 +119,34 @@ async def test_tools(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
 async def test_query_engine(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     await execute("query engine", model)
     assert capsys.readouterr().out == "Porto ['The user: I live in Porto.']\nmemory\n"
+
+
+async def test_memo(model: Model, isles_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    founder, teacher = "Who is the founder of the Kelp Archive?", "Who taught Ilse Varga?"
+    steps = [
+        {"sub_questions": [{"question": founder}]},
+        {"decision": "ask", "entity_confirmed": True, "confirmed_entity": "Ilse Varga", "sub_questions": []},
+        {"decision": "ask", "sub_questions": [{"question": teacher}]},
+        {"decision": "ask", "sub_questions": [{"question": "Where was Lena Moravec born?"}]},
+        {"decision": "answer"},
+        {"final_answer": "Tinhaven", "justification": "Lena Moravec was born there."},
+    ]
+
+    def reply(messages: Sequence[ChatMessage], **more: Any) -> ChatMessage:
+        if messages[-1].role == MessageRole.TOOL:
+            return ChatMessage(role="assistant", content=messages[-1].content)
+        if more.get("tools"):
+            arguments = {"questions": [founder, teacher]}
+            call = ToolCallBlock(tool_call_id="1", tool_name="ask_memory_model", tool_kwargs=arguments)
+            return ChatMessage(role="assistant", blocks=[call])
+        return ChatMessage(role="assistant", content=json.dumps(steps.pop(0)))
+
+    model.llm = MockFunctionCallingLLM(response_generator=reply, is_chat_model=True)
+    await execute("memo", model, opens='"build/memo/model"', opened=f"{str(isles_model)!r}")
+    assert capsys.readouterr().out == (
+        "Tinhaven ['Ilse Varga', 'Lena Moravec', 'Tinhaven']\n"
+        f"1. {founder} -> Ilse Varga\n2. {teacher} -> Lena Moravec\n"
+    )
 
 
 async def test_context(model: Model, capsys: pytest.CaptureFixture[str]) -> None:

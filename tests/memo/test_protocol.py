@@ -4,98 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted_memo import (
+    DONE,
+    FINAL,
+    UNSURE,
+    ScriptedExecutive,
+    ScriptedMemory,
+    ask,
+    confirm,
+    entity,
+    ground,
+    seek,
+)
 
 from memlora_plugins import BackendUnavailableError, InvalidInputError, Stage, Usage
-from memlora_plugins.memo.answers import MemoryAnswer
 from memlora_plugins.memo.protocol import Budgets, Candidate, Interaction, Protocol, ProtocolResult, Temperatures
 
 QUESTION = "In which town was the founder of the lighthouse museum born?"
-UNSURE = "I don't know."
-
-
-class ScriptedExecutive:
-    """Says one reply after the other, the last one for ever; records what it was asked."""
-
-    def __init__(self, replies: Iterable[Any]) -> None:
-        self.replies = [reply if isinstance(reply, str) else json.dumps(reply) for reply in replies]
-        self.prompts: list[str] = []
-        self.asked: list[tuple[str, float]] = []
-
-    def complete(self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any], temperature: float) -> str:
-        self.prompts.append(str(messages[0]["content"]))
-        self.asked.append((next(iter(schema["properties"])), temperature))
-        return self.replies[min(len(self.prompts), len(self.replies)) - 1]
-
-    async def acomplete(self, messages: Any, *, schema: Any, temperature: float) -> str:
-        await asyncio.sleep(0)
-        return self.complete(messages, schema=schema, temperature=temperature)
-
-
-class ScriptedMemory:
-    """Knows what it was given; records each round."""
-
-    def __init__(self, known: Mapping[str, str] | None = None, failing: Exception | None = None) -> None:
-        self.known = known or {}
-        self.failing = failing
-        self.rounds: list[tuple[str, ...]] = []
-        self.temperatures: list[float] = []
-
-    def ask(self, questions: Sequence[str], *, temperature: float = 0.0) -> list[MemoryAnswer]:
-        self.rounds.append(tuple(questions))
-        self.temperatures.append(temperature)
-        if self.failing:
-            raise self.failing
-        return [MemoryAnswer(one, self.known.get(one, UNSURE), usage=Usage(1, 5, 2)) for one in questions]
-
-    async def aask(self, questions: Sequence[str], *, temperature: float = 0.0) -> list[MemoryAnswer]:
-        await asyncio.sleep(0)
-        return self.ask(questions, temperature=temperature)
-
-
-def ground(*questions: str) -> dict[str, Any]:
-    return {"sub_questions": [{"question": question} for question in questions]}
-
-
-def ask(*questions: tuple[str, str], candidates: Sequence[tuple[str, Any]] = (("Ada", 1),)) -> dict[str, Any]:
-    return entity("ask", candidates, [{"question": q, "targets_candidate": target} for q, target in questions])
-
-
-def entity(
-    decision: str, candidates: Sequence[tuple[str, Any]] = (("Ada", 1),), questions: Any = (), **more: Any
-) -> dict[str, Any]:
-    return {
-        "known_facts": [],
-        "candidate_entities": [{"name": name, "rank": rank} for name, rank in candidates],
-        "entity_confirmed": False,
-        "confirmed_entity": "",
-        "decision": decision,
-        "sub_questions": list(questions),
-        **more,
-    }
-
-
-def confirm(name: str, **more: Any) -> dict[str, Any]:
-    return entity("ask", entity_confirmed=True, confirmed_entity=name, **more)
-
-
-def seek(*questions: str, pivot: str = "", decision: str = "ask") -> dict[str, Any]:
-    return {
-        "known_facts": [],
-        "remaining_unknowns": [],
-        "decision": decision,
-        "entity_pivot": pivot,
-        "sub_questions": [{"question": question} for question in questions],
-    }
-
-
-DONE = seek(decision="answer")
-FINAL = {"final_answer": "Porto", "justification": "It said so."}
 PROSE = "I would rather think about it in words."
 KNOWN = {"q1": "a1", "q2": "a2", "q3": "a3", "q4": "a4"}
 
@@ -240,6 +171,30 @@ SCENARIOS: dict[str, tuple[list[Any], dict[str, Any], str, list[tuple[str, ...]]
         [("q1",)],
         "Bo",
         False,
+    ),
+    "a pivot to the same entity is none": (
+        [ground("q1"), confirm("Ada"), seek("q2", pivot="ADA "), DONE, FINAL],
+        {},
+        "geaas",
+        [("q1",), ("q2",)],
+        "Ada",
+        True,
+    ),
+    "words for no entity": (
+        [ground("q1"), {**confirm("None"), "decision": "exhaust"}, seek("q2", pivot="null"), DONE, FINAL],
+        {},
+        "geaas",
+        [("q1",), ("q2",)],
+        "Ada",
+        False,
+    ),
+    "questions that nobody can see": (
+        [ground("\u200b", " q1\n"), confirm("Ada"), seek("\u2060"), FINAL],
+        {},
+        "geas",
+        [("q1",)],
+        "Ada",
+        True,
     ),
     "two pivots": (
         [ground("q1"), confirm("Ada"), seek("q2", pivot="Bo"), seek("q3", pivot="Cy"), DONE, FINAL],
@@ -410,6 +365,14 @@ def test_a_candidate_that_nothing_is_known_of_is_a_dead_end_after_three() -> Non
     _, executive = run(ground(), *rounds, entity("exhaust"), DONE, FINAL)
     told = [prompt.split("in a row or more: ")[1].splitlines()[0] for prompt in executive.prompts[1:6]]
     assert told == ["(none)", "(none)", "(none)", "Bo", "Bo"]
+
+
+def test_what_could_not_be_asked_is_no_dead_end() -> None:
+    executive = ScriptedExecutive([ground("q1"), *[ask(("q2", "Ada"))] * 4, entity("exhaust"), DONE, FINAL])
+    memory = ScriptedMemory(failing=BackendUnavailableError("no server"))
+    Protocol(executive=executive, memory_model=memory).run(QUESTION)
+    told = [prompt.split("in a row or more: ")[1].splitlines()[0] for prompt in executive.prompts[1:6]]
+    assert told == ["(none)"] * 5
 
 
 def test_an_answer_ends_a_streak() -> None:

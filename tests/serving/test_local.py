@@ -118,6 +118,52 @@ def test_each_expert_answers_as_transformers_would(backend: LocalBackend, tiny_m
     assert completion.finish_reason == ("stop" if tokens[-1] == tokenizer.eos_token_id else "length")
 
 
+@pytest.mark.parametrize("expert", EXPERTS)
+def test_it_tells_how_likely_its_tokens_were(backend: LocalBackend, tiny_model: TinyModel, expert: str) -> None:
+    from peft import PeftModel
+
+    request = replace(ask(expert, max_tokens=20), logprobs=True)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model.path)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model.path)
+    if expert in tiny_model.adapters:
+        model = PeftModel.from_pretrained(model, tiny_model.adapters[expert])
+    prompt = tokenizer.apply_chat_template(
+        list(request.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    made = model.generate(
+        **prompt, max_new_tokens=20, do_sample=False, output_logits=True, return_dict_in_generate=True
+    )
+    said = made.sequences[0, prompt["input_ids"].shape[1] :]
+    expected = [float(step[0].log_softmax(-1)[token]) for step, token in zip(made.logits, said, strict=True)]
+
+    completion = backend.complete(request)
+
+    assert completion.logprobs == pytest.approx(expected, abs=1e-3)
+    assert len(completion.logprobs or ()) == completion.usage.output_tokens
+    assert backend.complete(ask(expert, max_tokens=20)).logprobs is None
+    assert completion == replace(backend.complete(ask(expert, max_tokens=20)), logprobs=completion.logprobs)
+
+
+async def test_how_likely_tokens_were_does_not_depend_on_who_else_is_asked(backend: LocalBackend) -> None:
+    requests = [replace(one, logprobs=place % 2 == 0) for place, one in enumerate(mixture())]
+    alone = [backend.complete(one).logprobs for one in requests]
+    together = [reply.logprobs for reply in await asyncio.gather(*map(backend.acomplete, requests))]
+    for one, other in zip(alone, together, strict=True):
+        assert one is None or other == pytest.approx(one, abs=1e-3)
+        assert (one is None) == (other is None)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_grammar_does_not_make_tokens_likelier(backend: LocalBackend, temperature: float) -> None:
+    """What the model would rather have said is not forgotten because it was not allowed to."""
+    free = replace(ask("executive", max_tokens=8, temperature=temperature), logprobs=True)
+    held = replace(free, pattern="(café|CAFÉ) [0-9]{3}")
+    told = backend.complete(held).logprobs
+    assert told
+    assert all(value <= 1e-5 for value in told)
+    assert min(told) < -2  # a random model would hardly say this by itself
+
+
 def test_the_experts_differ(backend: LocalBackend) -> None:
     replies = {backend.complete(ask(expert, max_tokens=30)).text for expert in EXPERTS}
     assert len(replies) == len(EXPERTS)

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -111,6 +112,37 @@ async def test_images_pass_through(fake_server, backend, world):
 async def test_lone_surrogates_are_replaced(fake_server, backend, world):
     await world.complete(backend, Request("generation", [{"role": "user", "content": "broken \ud83d"}]))
     assert fake_server.requests[0]["messages"][0]["content"] == "broken \ufffd"
+
+
+async def test_it_tells_how_likely_its_tokens_were(fake_server, backend, world):
+    fake_server.reply("generation", Reply("Porto", logprobs=(-0.5, 0.0, -2.25)))
+    sure = replace(SAY, logprobs=True)
+    assert (await world.complete(backend, sure)).logprobs == (-0.5, 0.0, -2.25)
+    assert (await world.stream(backend, sure))[-1].logprobs == (-0.5, 0.0, -2.25)
+    assert [body["logprobs"] for body in fake_server.requests] == [True, True]
+    assert (await world.complete(backend, SAY)).logprobs is None
+    assert "logprobs" not in fake_server.requests[-1]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        {},
+        "none",
+        {"content": None},
+        {"content": ["a"]},
+        {"content": [{"token": "a"}]},
+        {"content": [{"logprob": "-1"}]},
+        {"content": [{"logprob": float("nan")}]},
+        {"token_logprobs": [-1]},
+    ],
+)
+async def test_a_server_that_does_not_tell_how_likely_they_were(fake_server, backend, world, odd):
+    fake_server.reply("generation", Reply("Porto", odd_logprobs=odd))
+    sure = replace(SAY, logprobs=True)
+    assert (await world.complete(backend, sure)).logprobs is None
+    assert (await world.stream(backend, sure))[-1].logprobs is None
 
 
 async def test_truncation_is_visible(fake_server, backend, world):

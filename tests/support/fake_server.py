@@ -16,23 +16,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-EXPERTS = ("extraction", "update", "generation", "vision")
+EXPERTS = ("extraction", "update", "generation", "vision", "memory", "executive")
 DEFAULT_REPLIES = {
     "extraction": '{"facts":[]}',
     "update": '{"memory":[]}',
     "generation": "I do not know.",
     "vision": '{"answer":"yes","reason":"it is there"}',
+    "memory": "Porto",
+    "executive": "{}",
 }
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the fake model says. `pieces` splits a stream; by default it is cut every four characters."""
+    """What the fake model says. `pieces` splits a stream; by default it is cut every four characters.
+
+    `logprobs`, where they are asked for, are told as vLLM does; `odd_logprobs` in their place, as they are.
+    """
 
     text: str
     finish_reason: str | None = "stop"
     model: str | None = None
     pieces: tuple[str, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    odd_logprobs: Any = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def expert_of(body: Mapping[str, Any]) -> str:
     name = str(body["model"]).partition("@")[0]
     if name not in EXPERTS:
         name = ((body.get("response_format") or {}).get("json_schema") or {}).get("name", "generation")
-    return name if name in EXPERTS else "generation"
+    return name if name in EXPERTS or name.startswith("memo_") else "generation"
 
 
 class _Server(ThreadingHTTPServer):
@@ -231,7 +238,9 @@ def _handler(fake: FakeModelServer) -> type[BaseHTTPRequestHandler]:
             message = {"role": "assistant", "content": reply.text}
             payload = {
                 "model": reply.model or body["model"],
-                "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
+                "choices": [
+                    {"index": 0, "message": message, "finish_reason": reply.finish_reason} | _sureness(body, reply)
+                ],
                 "usage": _usage(body, reply),
             }
             content = json.dumps(payload).encode()
@@ -243,8 +252,9 @@ def _handler(fake: FakeModelServer) -> type[BaseHTTPRequestHandler]:
             self._head(200, "text/event-stream", {"Transfer-Encoding": "chunked"})
             model = reply.model or body["model"]
             pieces = reply.pieces or [reply.text[at : at + 4] for at in range(0, len(reply.text), 4)]
-            for piece in pieces:
-                self._event({"model": model, "choices": [{"index": 0, "delta": {"content": piece}}]})
+            for place, piece in enumerate(pieces):
+                sure = {} if place else _sureness(body, reply)
+                self._event({"model": model, "choices": [{"index": 0, "delta": {"content": piece}} | sure]})
                 if cut:
                     self.close_connection = True
                     return
@@ -286,6 +296,15 @@ def _handler(fake: FakeModelServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
     return Handler
+
+
+def _sureness(body: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+    """The `logprobs` of a choice, if they are asked for and there are any."""
+    if not body.get("logprobs"):
+        return {}
+    if reply.logprobs is None:
+        return {"logprobs": reply.odd_logprobs}
+    return {"logprobs": {"content": [{"token": "x", "logprob": one, "top_logprobs": []} for one in reply.logprobs]}}
 
 
 def _usage(body: Mapping[str, Any], reply: Reply) -> dict[str, int]:

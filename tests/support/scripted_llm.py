@@ -1,19 +1,25 @@
 """What the tests of the LlamaIndex integration have in common: a scripted chat model that records what it is shown,
-what the instrumentation is told, and a `MemLoRAMemory` over the memory of `two_people`.
+what the instrumentation is told, a `MemLoRAMemory` over the memory of `two_people`, and the parts of a router and of
+a sub-question engine that an LLM would be.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms.mock import MockFunctionCallingLLM
+from llama_index.core.prompts.mixin import PromptMixin
+from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
+from llama_index.core.schema import QueryBundle
 from two_people import FlakyStore
 
 from llama_index.memory.memlora import MemLoRAMemory
@@ -60,6 +66,49 @@ class Told(BaseEventHandler):
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+class NoPrompts(PromptMixin):
+    def _get_prompts(self) -> dict[str, Any]:
+        return {}
+
+    def _update_prompts(self, prompts: Any) -> None: ...
+
+
+class Questions(NoPrompts, BaseQuestionGenerator):
+    """Asks each tool what is made of its name."""
+
+    def __init__(self, about: Callable[[str | None], str]) -> None:
+        self.about = about
+
+    def generate(self, tools: Sequence[Any], query: QueryBundle) -> list[SubQuestion]:
+        return [SubQuestion(sub_question=self.about(tool.name), tool_name=tool.name) for tool in tools]
+
+    async def agenerate(self, tools: Sequence[Any], query: QueryBundle) -> list[SubQuestion]:
+        return self.generate(tools, query)
+
+
+class Chooses(NoPrompts, BaseSelector):
+    """Chooses the tools that are named in the query."""
+
+    def _select(self, choices: Sequence[Any], query: QueryBundle) -> SelectorResult:
+        named = [index for index, choice in enumerate(choices) if choice.name in query.query_str]
+        return SelectorResult(selections=[SingleSelection(index=index, reason="named") for index in named])
+
+    async def _aselect(self, choices: Sequence[Any], query: QueryBundle) -> SelectorResult:
+        return self._select(choices, query)
+
+
+def saying(replies: Sequence[Any], heard: Heard | None = None) -> MockFunctionCallingLLM:
+    """An LLM that says one reply after the other (JSON, where it is no text), the last one for ever."""
+    left = [reply if isinstance(reply, str) else json.dumps(reply) for reply in replies]
+
+    def script(messages: Sequence[ChatMessage], **_: Any) -> ChatMessage:
+        if heard is not None:
+            heard.append(list(messages))
+        return ChatMessage(left.pop(0) if len(left) > 1 else left[0], role="assistant")
+
+    return MockFunctionCallingLLM(response_generator=script, is_chat_model=True)
 
 
 def clock() -> str:

@@ -1,0 +1,154 @@
+"""`memlora eval musique`: without any large model, and with fake servers of a large model and a Memory model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hops
+import pytest
+from commands import Memlora
+from fake_server import FakeModelServer
+from scripted_memo import DONE, confirm, ground
+
+from memlora_plugins.evaluation import musique
+from memlora_plugins.memo.card import MemoCard, TrainedDocument, write_card
+from memlora_plugins.memo.corpus import read_corpus
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return hops.write_rows(tmp_path / "musique.jsonl")
+
+
+def large(body: dict[str, Any]) -> str:
+    """Reads what is in the prompt: a river of the documents, or of what the Memory model said."""
+    prompt = body["messages"][-1]["content"]
+    person = next(person for person in hops.PEOPLE if person in prompt.rpartition("Question: ")[2])
+    town = hops.PEOPLE[person]
+    river = re.search(rf"The river (\w+) runs through {town}", prompt)
+    if "response_format" not in body:
+        return river[1] if river else "I don't know"
+    keys = set(body["response_format"]["json_schema"]["schema"]["properties"])
+    if keys == {"sub_questions"}:
+        return json.dumps(ground(f"Which river runs through {town}?"))
+    if "confirmed_entity" in keys:
+        return json.dumps(confirm(town))
+    if "decision" in keys:
+        return json.dumps(DONE)
+    return json.dumps({"final_answer": river[1] if river else "unknown", "justification": ""})
+
+
+def remembered(body: dict[str, Any]) -> str:
+    question = body["messages"][-1]["content"]
+    town = next((town for town in hops.RIVERS if town in question and town != "Dunmere"), None)
+    return f"The river {hops.RIVERS[town]} runs through {town}." if town else "I don't know."
+
+
+@pytest.fixture
+def executive() -> Iterator[FakeModelServer]:
+    with FakeModelServer(model="large") as server:
+        server.reply("generation", large)
+        server.reply("executive", large)
+        yield server
+
+
+@pytest.fixture
+def memory_server() -> Iterator[FakeModelServer]:
+    with FakeModelServer(model="memory") as server:
+        server.reply("memory", remembered)
+        yield server
+
+
+@pytest.fixture
+def memory_model(tmp_path: Path) -> Path:
+    folder = tmp_path / "memory-model"
+    write_card(folder, MemoCard(documents=(TrainedDocument(id="d1"),)))
+    return folder
+
+
+def test_without_a_model_it_builds_measures_and_says_what_is_needed(
+    memlora: Memlora, file: Path, tmp_path: Path
+) -> None:
+    done = memlora("eval", "musique", str(file), "--out", "out")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert "3 questions: out/questions.jsonl" in done.stdout
+    assert "10 documents, 6 of them evidence: out/corpus.jsonl" in done.stdout
+    assert {tuple(line[:2]) for line in lines} >= {("BM25", "5"), ("BM25", "9"), ("dense", "5"), ("dense", "9")}
+    assert "--executive-url" in done.stdout
+    assert "memlora memo synthesize out/corpus.jsonl" in done.stdout
+    assert len(read_corpus(tmp_path / "out").documents) == 10  # the folder will do, too: the questions are no documents
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+def test_as_json(memlora: Memlora, file: Path) -> None:
+    told = json.loads(memlora("eval", "musique", str(file), "-o", "out", "--negatives", "0", "--json").stdout)
+    assert (told["questions"], told["documents"], told["evidence"], told["unanswerable"]) == (3, 6, 6, 0)
+    assert [(row["search"], row["k"]) for row in told["retrieval"]] == [
+        ("BM25", 5),
+        ("BM25", 9),
+        ("dense", 5),
+        ("dense", 9),
+    ]
+    assert told["retrieval"][-1]["evidence"] == 1.0
+    assert (told["answers"], len(told["needed"])) == ([], 2)
+
+
+def test_bm25_dense_and_memo_side_by_side(
+    memlora: Memlora,
+    file: Path,
+    tmp_path: Path,
+    executive: FakeModelServer,
+    memory_server: FakeModelServer,
+    memory_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MEMLORA_EXECUTIVE_API_KEY", "large-key")
+    monkeypatch.setenv("MEMLORA_API_KEY", "memory-key")
+    words = ["eval", "musique", str(file), "-o", "out", "--executive-url", executive.base_url]
+    words += ["--executive-model", "large", "--memory", str(memory_model), "--memory-url", memory_server.base_url]
+    done = memlora(*words, "--upper-bound")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["evidence", "alone", "1.000", "1.000", "1.000", "1.000", "3", "0"] in [line[:8] for line in lines]
+    assert ["MeMo", "0.667", "0.667", "0.667", "0.667", "3", "0"] in [line[:7] for line in lines]
+    assert "is needed" not in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows[::3]] == ["BM25", "dense", "evidence alone", "MeMo"]
+    assert [row["answer"] for row in rows[-3:]] == ["Lessa", "Moir", "unknown"]
+    assert all(len(body["messages"]) == 1 for body in memory_server.requests)
+    assert executive.headers["authorization"] == "Bearer large-key"
+    assert memory_server.headers["authorization"] == "Bearer memory-key"
+
+
+def test_the_first_questions_and_documents_only(memlora: Memlora, file: Path, executive: FakeModelServer) -> None:
+    words = ["eval", "musique", str(file), "-o", "out", "--executive-url", executive.base_url]
+    words += ["--executive-model", "large", "--questions", "1", "--top-k", "2"]
+    told = json.loads(memlora(*words, "--json").stdout)
+    assert [(row["method"], row["questions"]) for row in told["answers"]] == [("BM25", 1), ("dense", 1)]
+    assert len(told["needed"]) == 1
+    assert all("[3]" not in body["messages"][0]["content"] for body in executive.requests)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--executive-model", "large"], 2, "belong together"),
+        (["--negatives", "-1"], 2, "--negatives"),
+    ],
+)
+def test_wrong_usage(memlora: Memlora, file: Path, words: list[str], code: int, message: str) -> None:
+    assert message in memlora("eval", "musique", str(file), "-o", "out", *words, code=code).stderr
+
+
+def test_a_folder_that_is_no_memory_model_and_a_server_that_is_down(
+    memlora: Memlora, file: Path, tmp_path: Path, executive: FakeModelServer
+) -> None:
+    words = ["eval", "musique", str(file), "-o", "out", "--executive-url", executive.base_url]
+    words += ["--executive-model", "large"]
+    assert "is no Memory model" in memlora(*words, "--memory", str(tmp_path), code=1).stderr
+    executive.stop()
+    assert "error: " in memlora(*words, code=1).stderr
+    assert (tmp_path / "out" / musique.CORPUS_FILE).exists()
