@@ -4,7 +4,7 @@
 # TORCH           installed before anything else, so that a chosen build is never replaced by a larger one
 # TORCH_PIP_ARGS  extra arguments for that one installation (where your torch build comes from)
 # VLLM_PACKAGE    the model server; on a GPU machine: make serve VLLM_PACKAGE=vllm
-# ARGS            passed on by demo, nano, test, bench and serve
+# ARGS            passed on by demo, nano, memo-report, test, bench and serve
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -30,7 +30,7 @@ export MEMLORA_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_BIN)/python
 SOURCES := $(shell git ls-files memlora_plugins '*.py' '*.toml' 2>/dev/null | grep -v ' ')
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo nano test compat lint format types bench serve clean
+.PHONY: help install install-vllm demo nano memo-report test compat lint format types bench serve clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -44,6 +44,9 @@ demo: install ## Remember an example conversation, offline, and show what was ke
 
 nano: install ## The small model of the package, made anew: make nano ARGS="--dialogues FILE.csv"
 	$(BIN)/python -m memlora_plugins.nano.recipe.make $(ARGS)
+
+memo-report: install ## What the Memory model of examples/memo knows, by step, kind and merging method; up to two hours
+	$(BIN)/python examples/memo/report.py $(ARGS)
 
 test: install install-vllm lint types bench ## Everything: style, types, measured bars, tests with coverage
 	$(BIN)/pytest --ignore=tests/benchmarks --cov --cov-report=term $(ARGS)

@@ -18,12 +18,17 @@ from memlora_plugins import MissingDependencyError
 if TYPE_CHECKING:
     from .chat_history import MemLoRAChatMessageHistory
     from .conversation_memory import MemLoRAConversationMemory
+    from .executive import ChatModelExecutive
+    from .memo import MeMoProtocolTool, MeMoTool
     from .middleware import MemLoRAMiddleware
     from .retriever import MemLoRARetriever
     from .tools import ForgetMemoryTool, MemLoRAToolkit, SaveMemoryTool, SearchMemoryTool
 
 __all__ = [
+    "ChatModelExecutive",
     "ForgetMemoryTool",
+    "MeMoProtocolTool",
+    "MeMoTool",
     "MemLoRAChatMessageHistory",
     "MemLoRAConversationMemory",
     "MemLoRAMiddleware",
@@ -34,12 +39,15 @@ __all__ = [
 ]
 
 _HOME = {
+    "ChatModelExecutive": "executive",
     "ForgetMemoryTool": "tools",
     "MemLoRAChatMessageHistory": "chat_history",
     "MemLoRAConversationMemory": "conversation_memory",
     "MemLoRAMiddleware": "middleware",
     "MemLoRARetriever": "retriever",
     "MemLoRAToolkit": "tools",
+    "MeMoProtocolTool": "memo",
+    "MeMoTool": "memo",
     "SaveMemoryTool": "tools",
     "SearchMemoryTool": "tools",
 }

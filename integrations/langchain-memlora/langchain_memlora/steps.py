@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackManager, adispatch_custom_event, dispatch_custom_event
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableLambda
@@ -25,11 +26,15 @@ from memlora_plugins import Usage
 from memlora_plugins.flows.effects import Call, Flow
 from memlora_plugins.plugs.doors import arun, run
 
+T = TypeVar("T")
+Outcome = AIMessage | BaseException
+"""What became of a model's run."""
+
 log = logging.getLogger(__name__)
 
 WARNING = "memlora_warning"
 """Name of the custom event that tells what memory could not do while the agent went on."""
-_UNSTREAMED = "nostream"
+UNSTREAMED = "nostream"
 """LangGraph's tag for model runs whose messages are not for the reader of a stream."""
 
 
@@ -59,23 +64,60 @@ def counted(usage: Usage) -> UsageMetadata:
 
 def report_usage(model: str, usage: Usage) -> Flow[None]:
     """Tells whoever counts tokens what the experts took: as a run of a chat model, without what was asked or said."""
-    if not usage.calls:
-        return
+    if usage.calls:
+        runs = yield from _begin_model_runs("memlora_experts", model, [[]])
+        yield from _end_model_runs(runs, [model_reply("", model, usage)])
+
+
+def as_model_runs(
+    name: str, asked: list[list[BaseMessage]], work: Call[T], outcomes: Callable[[T], Sequence[Outcome]]
+) -> Flow[T]:
+    """`work` as runs of a chat model called `name` under the current run, one for each of `asked`, with its outcome.
+    It is for models that are none of LangChain's. Readers of a stream do not see them.
+    """
+    runs = yield from _begin_model_runs(name, name, asked)
+    try:
+        result = yield from work
+    except (Exception, asyncio.CancelledError) as error:
+        yield from _end_model_runs(runs, [error] * len(runs))
+        raise
+    yield from _end_model_runs(runs, outcomes(result))
+    return result
+
+
+def model_reply(text: str, model: str, usage: Usage) -> AIMessage:
+    """What a model said that is none of LangChain's."""
     metadata = {"model_name": model}
-    message = AIMessage(content="", usage_metadata=counted(usage), response_metadata=metadata, id=str(uuid4()))
-    result = LLMResult(generations=[[ChatGeneration(message=message)]])
+    return AIMessage(content=text, usage_metadata=counted(usage), response_metadata=metadata, id=str(uuid4()))
+
+
+def _begin_model_runs(name: str, model: str, asked: list[list[BaseMessage]]) -> Flow[list[Any]]:
+    def sync() -> list[Any]:
+        manager = get_callback_manager_for_config(ensure_config())
+        manager.add_tags([UNSTREAMED], inherit=False)
+        return list(manager.on_chat_model_start({"name": model}, asked, name=name))
+
+    async def asynchronous() -> list[Any]:
+        manager = get_async_callback_manager_for_config(ensure_config())
+        manager.add_tags([UNSTREAMED], inherit=False)
+        return list(await manager.on_chat_model_start({"name": model}, asked, name=name))
+
+    return (yield from Call(sync, asynchronous))
+
+
+def _end_model_runs(runs: list[Any], outcomes: Sequence[Outcome]) -> Flow[None]:
+    def end(one: Any, outcome: Outcome) -> Any:
+        if isinstance(outcome, AIMessage):
+            return one.on_llm_end(LLMResult(generations=[[ChatGeneration(message=outcome)]]))
+        return one.on_llm_error(outcome)
 
     def sync() -> None:
-        manager = get_callback_manager_for_config(ensure_config())
-        manager.add_tags([_UNSTREAMED], inherit=False)
-        for one in manager.on_chat_model_start({"name": model}, [[]], name="memlora_experts"):
-            one.on_llm_end(result)
+        for one, outcome in zip(runs, outcomes, strict=True):
+            end(one, outcome)
 
     async def asynchronous() -> None:
-        manager = get_async_callback_manager_for_config(ensure_config())
-        manager.add_tags([_UNSTREAMED], inherit=False)
-        for one in await manager.on_chat_model_start({"name": model}, [[]], name="memlora_experts"):
-            await one.on_llm_end(result)
+        for one, outcome in zip(runs, outcomes, strict=True):
+            await end(one, outcome)
 
     yield from Call(sync, asynchronous)
 

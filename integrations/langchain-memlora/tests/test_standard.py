@@ -9,9 +9,18 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool
 from langchain_tests.integration_tests import RetrieversIntegrationTests, ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
+from scripted_memo import FINAL, ScriptedExecutive, ScriptedMemory, ground
 
-from langchain_memlora import ForgetMemoryTool, MemLoRARetriever, SaveMemoryTool, SearchMemoryTool
+from langchain_memlora import (
+    ForgetMemoryTool,
+    MemLoRARetriever,
+    MeMoProtocolTool,
+    MeMoTool,
+    SaveMemoryTool,
+    SearchMemoryTool,
+)
 from memlora_plugins import Memory, Scope
+from memlora_plugins.memo.protocol import Protocol
 
 
 class TestRetriever(RetrieversIntegrationTests):
@@ -72,6 +81,35 @@ class _Forget(_Tool):
         return {"memory_ids": [self.memory.turns(scope=Scope("ana"))[0].id]}
 
 
+class _MeMo:
+    @property
+    def tool_constructor(self) -> type[BaseTool]:
+        return MeMoTool
+
+    @property
+    def tool_constructor_params(self) -> dict[str, Any]:
+        return {"memory_model": ScriptedMemory({"Where was Ada Lind born?": "In Porto."})}
+
+    @property
+    def tool_invoke_params_example(self) -> dict[str, Any]:
+        return {"questions": ["Where was Ada Lind born?", "When?"]}
+
+
+class _MeMoProtocol:
+    @property
+    def tool_constructor(self) -> type[BaseTool]:
+        return MeMoProtocolTool
+
+    @property
+    def tool_constructor_params(self) -> dict[str, Any]:
+        executive = ScriptedExecutive([ground("q1"), FINAL])
+        return {"protocol": Protocol(executive=executive, memory_model=ScriptedMemory(), method="single_turn")}
+
+    @property
+    def tool_invoke_params_example(self) -> dict[str, Any]:
+        return {"question": "Where was the founder born?"}
+
+
 class TestSearchUnit(_Search, ToolsUnitTests): ...
 
 
@@ -88,3 +126,15 @@ class TestForgetUnit(_Forget, ToolsUnitTests): ...
 
 
 class TestForget(_Forget, ToolsIntegrationTests): ...
+
+
+class TestMeMoUnit(_MeMo, ToolsUnitTests): ...
+
+
+class TestMeMo(_MeMo, ToolsIntegrationTests): ...
+
+
+class TestMeMoProtocolUnit(_MeMoProtocol, ToolsUnitTests): ...
+
+
+class TestMeMoProtocol(_MeMoProtocol, ToolsIntegrationTests): ...

@@ -20,7 +20,13 @@ PROJECT = Path(__file__).parents[1]
 def test_every_name_is_there() -> None:
     for name in package.__all__:
         assert getattr(package, name).__doc__
-    for event in (package.ExpertEndEvent, package.MemoryAddEvent, package.MemoryWarningEvent):
+    for event in (
+        package.ExpertEndEvent,
+        package.MeMoInteractionEvent,
+        package.MeMoStageEvent,
+        package.MemoryAddEvent,
+        package.MemoryWarningEvent,
+    ):
         assert event.class_name() == event.__name__
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
 from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import (
@@ -27,12 +26,11 @@ from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import MockLLM
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate, RichPromptTemplate, SelectorPromptTemplate
-from llama_index.core.prompts.mixin import PromptMixin
 from llama_index.core.query_engine import RouterQueryEngine, SubQuestionQueryEngine
-from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
 from llama_index.core.schema import QueryBundle
 from llama_index.core.tools import QueryEngineTool
 from scripted import FakeBackend, user_line
+from scripted_llm import Chooses, Questions
 from two_people import ANA, BOB, FlakyStore
 
 from llama_index.memory.memlora import ExpertEndEvent, MemLoRAQueryEngine
@@ -392,34 +390,6 @@ async def test_an_agent_asks_it_as_a_tool(told: Memory, backend: FakeBackend, st
     assert heard == "I heard: The model does not answer."
 
 
-class NoPrompts(PromptMixin):
-    def _get_prompts(self) -> dict[str, Any]:
-        return {}
-
-    def _update_prompts(self, prompts: Any) -> None: ...
-
-
-class Questions(NoPrompts, BaseQuestionGenerator):
-    """Asks each tool where its person lives."""
-
-    def generate(self, tools: Sequence[Any], query: QueryBundle) -> list[SubQuestion]:
-        return [SubQuestion(sub_question=f"Where does {tool.name} live?", tool_name=tool.name) for tool in tools]
-
-    async def agenerate(self, tools: Sequence[Any], query: QueryBundle) -> list[SubQuestion]:
-        return self.generate(tools, query)
-
-
-class Chooses(NoPrompts, BaseSelector):
-    """Chooses the tools that are named in the query."""
-
-    def _select(self, choices: Sequence[Any], query: QueryBundle) -> SelectorResult:
-        named = [index for index, choice in enumerate(choices) if choice.name in query.query_str]
-        return SelectorResult(selections=[SingleSelection(index=index, reason="named") for index in named])
-
-    async def _aselect(self, choices: Sequence[Any], query: QueryBundle) -> SelectorResult:
-        return self._select(choices, query)
-
-
 def of_both(memory: Memory, **more: Any) -> list[QueryEngineTool]:
     engines = {name: MemLoRAQueryEngine(memory=memory, user_id=name.lower(), **more) for name in ("Ana", "Bob")}
     return [QueryEngineTool.from_defaults(engine, name=name) for name, engine in engines.items()]
@@ -429,7 +399,8 @@ def of_both(memory: Memory, **more: Any) -> list[QueryEngineTool]:
 @streamed_or_whole
 @pytest.mark.parametrize("use_async", [False, True])
 def test_a_question_about_two_people_asks_both(told: Memory, ask: Ask, streaming: bool, use_async: bool) -> None:
-    parts: dict[str, Any] = {"question_gen": Questions(), "llm": MockLLM(), "verbose": False, "use_async": use_async}
+    asks = Questions(lambda name: f"Where does {name} live?")
+    parts: dict[str, Any] = {"question_gen": asks, "llm": MockLLM(), "verbose": False, "use_async": use_async}
     engine = SubQuestionQueryEngine.from_defaults(of_both(told, streaming=streaming), **parts)
     answer = ask(engine, "Who lives where?")
     for name, place in (("Ana", "Porto"), ("Bob", "Rome")):

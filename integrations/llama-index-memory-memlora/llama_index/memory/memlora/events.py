@@ -53,7 +53,7 @@ class MemoryAddEvent(BaseEvent):
 
 
 class ExpertEndEvent(BaseEvent):
-    """The experts' work behind one step: the model, its calls, and the tokens they took."""
+    """The work of the experts or of a Memory model behind one step: the model, its calls, and the tokens they took."""
 
     model: str
     calls: int
@@ -86,18 +86,17 @@ def report(result: AddResult, memory: Memory, callbacks: CallbackManager | None)
     """Say what became of what was added, what fell short and what the experts took."""
     pending, errors = [turn.id for turn in result.pending], [str(failure) for failure in result.errors]
     dispatcher.event(MemoryAddEvent(events=told_events(result), pending=pending, errors=errors))
-    report_usage(result.usage, memory, callbacks)
+    report_usage(result.usage, model_of(memory), callbacks)
     for failure in result.errors:
         warn(failure.stage, failure.error, pending=list(failure.turn_ids))
 
 
-def report_usage(usage: Usage, memory: Memory, callbacks: CallbackManager | None) -> None:
+def report_usage(usage: Usage, model: str, callbacks: CallbackManager | None) -> None:
     """Tell whoever counts tokens what the experts took, without what was asked or said: to the dispatcher, and to the
-    callback manager as a call of an LLM.
+    callback manager as a call of an LLM. `model` is what they run on.
     """
     if not usage.calls:
         return
-    model = model_of(memory)
     taken = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
     dispatcher.event(ExpertEndEvent.model_validate({"model": model, "calls": usage.calls, **taken}))
     if callbacks is not None and callbacks.handlers:

@@ -167,7 +167,7 @@ class MemLoRAQueryEngine(BaseQueryEngine):
 
     def _told(self, answer: Answer) -> dict[str, Any]:
         """Reports what the answer took; returns what goes along with it."""
-        report_usage(answer.usage, self.memory, self.callback_manager)
+        report_usage(answer.usage, model_of(self.memory), self.callback_manager)
         return {
             **self._named(),
             "input_tokens": answer.usage.input_tokens,

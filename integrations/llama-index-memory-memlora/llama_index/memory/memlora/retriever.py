@@ -75,8 +75,8 @@ def words(query: QueryBundle) -> str:
     """
     if not isinstance(query.query_str, str) or not query.query_str.strip():
         raise InvalidInputError(
-            "The query has no words. Memory is searched by words and by their meaning, with its own embedder: pass "
-            "query_str (an embedding or an image alone cannot be used)."
+            "The query has no words, which are all that memory is asked with: pass query_str (an embedding or an image "
+            "alone cannot be used)."
         )
     return query.query_str
 
