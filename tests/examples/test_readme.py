@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,9 +13,19 @@ from scripted import says
 from typer.testing import CliRunner
 
 from memlora_plugins.cli.app import app
+from memlora_plugins.memo.card import MemoCard, TrainedDocument, write_card
 from memlora_plugins.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+EXECUTIVE = {
+    "sub_questions": [{"question": "Who founded the archive of sea plants?"}],
+    "entity_confirmed": True,
+    "confirmed_entity": "Ilse Varga",
+    "decision": "answer",
+    "final_answer": "Calder Quay",
+    "justification": "It was said.",
+}
+"""A reply that suits every stage."""
 BLOCKS = re.findall(r"(?:<!-- test: ([\w ]+) -->\n)?```python\n(.*?)```", README, flags=re.S)
 
 
@@ -24,7 +35,7 @@ def block(needs: str) -> str:
 
 
 def test_no_block_is_forgotten() -> None:
-    assert [needs for needs, _ in BLOCKS] == ["", "model server", "qdrant server"]
+    assert [needs for needs, _ in BLOCKS] == ["", "model server", "memory model", "qdrant server"]
     assert README.count("```python") == len(BLOCKS)
 
 
@@ -51,6 +62,17 @@ def test_the_model_server_block_against_a_fake_one(capsys: pytest.CaptureFixture
     assert out.endswith("In Porto.\n")
 
 
+def test_the_memory_model_block_against_fake_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("memory").mkdir()
+    write_card("memory", MemoCard(documents=(TrainedDocument(id="the-kelp-archive.md"),)))
+    with FakeModelServer(model="memory") as memory, FakeModelServer(model="NAME") as large:
+        memory.reply("memory", "Ilse Varga")
+        large.reply("executive", json.dumps(EXECUTIVE))
+        code = block("memory model").replace("http://127.0.0.1:8000", memory.base_url)
+        exec(compile(code.replace("https://executive.example/v1", large.base_url), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "Ilse Varga None False\nIlse Varga None False\nCalder Quay It was said. 4\n"
+
+
 def test_the_qdrant_server_block() -> None:
     url = os.environ.get("MEMLORA_TEST_QDRANT_URL")
     if not url:
@@ -64,6 +86,8 @@ def test_every_command_named_exists() -> None:
     assert {"demo", "import", "serve", "doctor"} <= names
     for name in names:
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0, name
+    for name in set(re.findall(r"memlora memo ([a-z]+)", "\n".join(code))):
+        assert CliRunner().invoke(app, ["memo", name, "--help"]).exit_code == 0, name
 
 
 def test_every_make_target_named_exists() -> None:
