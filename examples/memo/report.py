@@ -35,7 +35,7 @@ from memlora_plugins.memo.reflections import (
     read_reflections,
     without_steps,
 )
-from memlora_plugins.memo.sweep import SweepRow, by_recall, sweep
+from memlora_plugins.memo.sweep import SWEEP, SweepRow, by_recall, sweep
 from memlora_plugins.memo.sweep_report import table
 from memlora_plugins.memo.training import MemoOptions, recalled, train_memory_model
 from memlora_plugins.training.identity import digest
@@ -43,6 +43,7 @@ from memlora_plugins.training.trainer import TrainingEvent
 
 RESULTS = HERE / "results"
 KINDS = ("fact", "entity", "cross")
+CONFIGURATIONS = SWEEP
 UNKNOWN = (
     "Where was Albert Nyberg born?",
     "Which river flows through Hollowbeck?",
@@ -65,8 +66,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build") / "memo-report")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    options = OPTIONS.model_copy(update={"threads": given.threads})
-    work: Path = given.work
+    make_report(given.work, OPTIONS.model_copy(update={"threads": given.threads}))
+
+
+def make_report(work: Path, options: MemoOptions) -> None:
+    """Measure all there is to measure, with what is finished in `work` taken as it is."""
     with RecordedGenerator() as generator:
         synthesize_isles(read_isles(), generator.base_url, work / "synthesis")
     reflections = read_reflections(work / "synthesis" / "reflections.jsonl")
@@ -90,6 +94,7 @@ def main() -> None:
         nano.BASE,
         [work / "models" / name.replace(" ", "-") for name in corpora],
         work / "sweep",
+        configurations=CONFIGURATIONS,
         score=by_recall(asked, device="cpu"),
         scored_by=digest([question.model_dump() for question in asked]),
         full_training=merged["both, trained together"]["overall"]["contained"],
@@ -255,7 +260,8 @@ def _markdown(tables: Sequence[Table]) -> str:
     head = (
         "# What the example's Memory model knows\n\n"
         "Made by `make memo-report`. The Generator's replies were recorded; no large model took part. An answer is "
-        "right if it contains the expected one; to questions of the training it must be exactly that.\n\n"
+        "right if it contains the expected one; to questions of the training it must be exactly that. Of the weights "
+        "after half of the epochs and at the end, those that answer more of the held-out questions are kept.\n\n"
     )
     figures = "![Merging](sweep.png)\n\n![Synthesis](synthesis.png)\n"
     return head + "\n".join(one.markdown() for one in tables) + "\n" + figures

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from memlora_plugins.serving.server import VLLMServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
-ASKED = ["Where does Ilse Varga live?", "Who founded the Kelp Archive?"]
+ASKED = ["Which town does Ilse Varga live in?", "Who is the founder of the Kelp Archive?"]
 TOLD = ["Calder Quay", "Ilse Varga"]
 
 
@@ -54,6 +54,13 @@ def memory_model(work: Path, server: VLLMServer) -> Iterator[MemoryModel]:
         yield model
 
 
+@pytest.fixture
+async def async_memory_model(work: Path, server: VLLMServer) -> AsyncIterator[MemoryModel]:
+    """One that is closed in the event loop that it was asked in."""
+    async with MemoryModel.open(work / "model", base_url=server.base_url) as model:
+        yield model
+
+
 def test_it_answers_what_it_was_trained_on_as_it_does_in_process(memory_model: MemoryModel, work: Path) -> None:
     pairs = read_reflections(work / "synthesis" / "reflections.jsonl")
     questions = [pair.question for pair in pairs]
@@ -70,8 +77,8 @@ def test_it_answers_what_it_was_trained_on_as_it_does_in_process(memory_model: M
     assert len(memory_model.documents) == 10
 
 
-async def test_asked_asynchronously_it_says_the_same(memory_model: MemoryModel) -> None:
-    assert [answer.text for answer in await memory_model.aask(ASKED)] == TOLD
+async def test_asked_asynchronously_it_says_the_same(async_memory_model: MemoryModel) -> None:
+    assert [answer.text for answer in await async_memory_model.aask(ASKED)] == TOLD
 
 
 class Brain(GenericFakeChatModel):
@@ -92,7 +99,7 @@ def test_an_agent_of_langchain_asks_it(memory_model: MemoryModel) -> None:
     assert all(answer in told.text for answer in TOLD)
 
 
-async def test_an_agent_of_llama_index_asks_it(memory_model: MemoryModel) -> None:
+async def test_an_agent_of_llama_index_asks_it(async_memory_model: MemoryModel) -> None:
     def reply(messages: Sequence[ChatMessage], **_: Any) -> ChatMessage:
         if messages[-1].role == MessageRole.TOOL:
             return ChatMessage(role="assistant", content=f"It says: {messages[-1].content}")
@@ -100,17 +107,18 @@ async def test_an_agent_of_llama_index_asks_it(memory_model: MemoryModel) -> Non
         return ChatMessage(role="assistant", blocks=[call])
 
     llm = MockFunctionCallingLLM(response_generator=reply, is_chat_model=True)
-    agent = FunctionAgent(llm=llm, tools=MeMoToolSpec(memory_model=memory_model).to_tool_list(), streaming=False)
+    agent = FunctionAgent(llm=llm, tools=MeMoToolSpec(memory_model=async_memory_model).to_tool_list(), streaming=False)
     handler = agent.run("Where does its founder live?")
     called = [event async for event in handler.stream_events() if isinstance(event, ToolCallResult)]
-    assert all(answer in str(await handler) for answer in TOLD)
+    said = str(await handler)
+    assert all(answer in said for answer in TOLD)
     assert len(called) == 1
 
 
 def protocol(memory_model: MemoryModel) -> Protocol:
     """Both questions at once, then what is known of the founder's home."""
     replies: list[Mapping[str, Any]] = [
-        {"sub_questions": [{"question": "Who founded the Kelp Archive?"}]},
+        {"sub_questions": [{"question": "Who is the founder of the Kelp Archive?"}]},
         {
             "known_facts": ["Ilse Varga founded the Kelp Archive"],
             "candidate_entities": [{"name": "Ilse Varga", "rank": 1}],
@@ -124,7 +132,7 @@ def protocol(memory_model: MemoryModel) -> Protocol:
             "remaining_unknowns": ["her home"],
             "decision": "ask",
             "entity_pivot": "",
-            "sub_questions": [{"question": "Where does Ilse Varga live?"}],
+            "sub_questions": [{"question": "Which town does Ilse Varga live in?"}],
         },
         {
             "known_facts": [],
@@ -160,9 +168,6 @@ def test_requests_do_not_grow_with_the_corpus(memory_model: MemoryModel) -> None
     assert 0 < short.usage.input_tokens < long.usage.input_tokens < 40
 
 
-def test_a_hundred_questions_at_once(memory_model: MemoryModel) -> None:
-    async def all_at_once() -> list[str]:
-        rounds = await asyncio.gather(*(memory_model.aask(ASKED) for _ in range(50)))
-        return [answer.text for answers in rounds for answer in answers]
-
-    assert asyncio.run(all_at_once()) == TOLD * 50
+async def test_a_hundred_questions_at_once(async_memory_model: MemoryModel) -> None:
+    rounds = await asyncio.gather(*(async_memory_model.aask(ASKED) for _ in range(50)))
+    assert [answer.text for answers in rounds for answer in answers] == TOLD * 50

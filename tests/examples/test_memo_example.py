@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+import report
 from isles import ENTITIES
 from make_model import FIRST_TEN
-from material import HELD_OUT, read_isles, synthesize_isles
+from material import HELD_OUT, OPTIONS, read_isles, synthesize_isles
 from recorded_generator import RecordedGenerator, read_replies
 
-from memlora_plugins.memo.reflections import STEPS, Reflection, read_held_out, read_reflections, without_steps
+from memlora_plugins.memo.reflections import (
+    STEPS,
+    Reflection,
+    read_held_out,
+    read_reflections,
+    without_steps,
+    write_rows,
+)
+from memlora_plugins.memo.sweep import SWEEP
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +31,10 @@ def reflections(tmp_path_factory: pytest.TempPathFactory) -> list[Reflection]:
     """All that the recorded Generator makes of the isles."""
     out = tmp_path_factory.mktemp("isles")
     with RecordedGenerator() as generator:
-        report = synthesize_isles(read_isles(), generator.base_url, out)
+        made = synthesize_isles(read_isles(), generator.base_url, out)
         assert generator.calls == len(generator.replies), "a recorded reply is not asked for any more"
-        assert report.run is not None
-        assert not report.run.failures
+        assert made.run is not None
+        assert not made.run.failures
     return read_reflections(out / "reflections.jsonl")
 
 
@@ -67,13 +78,13 @@ def test_ten_documents_need_no_reply_that_was_not_recorded(tmp_path: Path) -> No
     corpus = read_isles(FIRST_TEN)
     assert len(corpus.documents) == 10
     with RecordedGenerator() as generator:
-        report = synthesize_isles(corpus, generator.base_url, tmp_path)
+        made = synthesize_isles(corpus, generator.base_url, tmp_path)
         before = generator.calls
         again = synthesize_isles(corpus, generator.base_url, tmp_path)
         assert generator.calls == before
-    assert report.run is not None
-    assert not report.run.failures
-    assert again.pairs == report.pairs
+    assert made.run is not None
+    assert not made.run.failures
+    assert again.pairs == made.pairs
 
 
 def test_the_recording_says_that_it_is_none_for_other_requests() -> None:
@@ -86,6 +97,25 @@ def test_the_recording_says_that_it_is_none_for_other_requests() -> None:
 
 def test_replies_are_filed_under_what_they_reply_to() -> None:
     assert all(re.fullmatch("[0-9a-f]{64}", key) for key in read_replies())
+
+
+@pytest.mark.timeout(900)
+def test_the_report_measures_steps_and_merging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ten documents and two steps of training: its figures say nothing, but they are all there."""
+    monkeypatch.setattr(report, "read_isles", partial(read_isles, FIRST_TEN))
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    ids = set(FIRST_TEN)
+    held_out = [question for question in read_held_out(HELD_OUT) if ids.issuperset(question.documents)]
+    write_rows(tmp_path / "held_out.jsonl", held_out)
+    monkeypatch.setattr(report, "HELD_OUT", tmp_path / "held_out.jsonl")
+    monkeypatch.setattr(report, "CONFIGURATIONS", SWEEP[:3])
+    options = OPTIONS.model_copy(update={"max_steps": 2, "answer_tokens": 4, "threads": 1})
+    report.make_report(tmp_path / "work", options)
+    text = (tmp_path / "results" / "report.md").read_text(encoding="utf-8")
+    assert all(f"| {row} |" in text for row in ("nothing", *STEPS, "one half", "both, trained together", "linear"))
+    found = json.loads((tmp_path / "results" / "report.json").read_text(encoding="utf-8"))
+    assert found["ablation"]["5"]["reflections"] < found["full"]["reflections"]
+    assert (tmp_path / "results" / "sweep.png").stat().st_size > 10_000
 
 
 def _template(question: str) -> str:
