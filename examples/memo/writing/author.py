@@ -120,10 +120,7 @@ def indirect(entity: Entity) -> list[Pair]:
 
 def consolidated(shown: Sequence[Pair]) -> list[tuple[Pair, list[int]]]:
     """Step 2: pairs of two facts of one entity."""
-    first: dict[Fact, int] = {}
-    for number, pair in enumerate(shown):
-        if len(pair.facts) == 1:
-            first.setdefault(pair.facts[0], number)
+    first = _first_numbers(shown)
     made = []
     for entity in dict.fromkeys(fact.entity for fact in first):
         facts = [fact for fact in first if fact.entity == entity]
@@ -145,10 +142,7 @@ def rewritten(pair: Pair) -> Pair | None:
 
 def entities(shown: Sequence[Pair]) -> list[tuple[Pair, list[int]]]:
     """Step 4: what an entity is called, from one fact or two."""
-    first: dict[Fact, int] = {}
-    for number, pair in enumerate(shown):
-        if len(pair.facts) == 1:
-            first.setdefault(pair.facts[0], number)
+    first = _first_numbers(shown)
     made = []
     for entity in dict.fromkeys(fact.entity for fact in first):
         facts = [fact for fact in first if fact.entity == entity]
@@ -168,10 +162,7 @@ def entities(shown: Sequence[Pair]) -> list[tuple[Pair, list[int]]]:
 
 def crossed(left: Sequence[Pair], right: Sequence[Pair]) -> list[tuple[Pair, list[int]]]:
     """Step 5: what takes a fact of one document and a fact of another."""
-    first: dict[Fact, int] = {}
-    for number, pair in enumerate([*left, *right]):
-        if len(pair.facts) == 1:
-            first.setdefault(pair.facts[0], number)
+    first = _first_numbers([*left, *right])
     sides = [
         {fact for pair in side if len(pair.facts) == 1 for fact in pair.facts if fact in first}
         for side in (left, right)
@@ -287,6 +278,15 @@ def _plural(clause: str) -> str:
     verb, _, rest = clause.partition(" ")
     plural = {"was": "were", "has": "have", "is": "are", "lies": "lie", "does": "do"}.get(verb, verb.removesuffix("s"))
     return f"{plural} {rest}"
+
+
+def _first_numbers(shown: Sequence[Pair]) -> dict[Fact, int]:
+    """Facts, and the first pair that tells nothing else."""
+    first: dict[Fact, int] = {}
+    for number, pair in enumerate(shown):
+        if len(pair.facts) == 1:
+            first.setdefault(pair.facts[0], number)
+    return first
 
 
 # Recognising what is shown ------------------------------------------------------------------------------------------
