@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .memo.answers import MemoryAnswer
     from .memo.executive import EndpointExecutive, Executive
     from .memo.memory_model import MemoryModel
+    from .memo.prompts import Prompts
     from .memo.protocol import Budgets, Protocol, ProtocolResult, Temperatures
     from .serving.local import LocalBackend
     from .serving.openai_compatible import OpenAIBackend
@@ -120,6 +121,7 @@ __all__ = [
     "OpenAIBackend",
     "OpenAIEmbedder",
     "PromptTooLongError",
+    "Prompts",
     "Protocol",
     "ProtocolResult",
     "QdrantFactStore",
@@ -157,6 +159,7 @@ _LATE = {
     "MemoryModel": "memo.memory_model",
     "OpenAIBackend": "serving.openai_compatible",
     "OpenAIEmbedder": "embedding",
+    "Prompts": "memo.prompts",
     "Protocol": "memo.protocol",
     "ProtocolResult": "memo.protocol",
     "QdrantFactStore": "store.qdrant",

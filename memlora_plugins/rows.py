@@ -23,7 +23,8 @@ def read_rows(path: str | os.PathLike[str], kind: type[Row], empty: str) -> list
     rows: list[Row] = []
     number = 0
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # JSON may hold U+2028, which `splitlines` would cut at
+        # JSON may hold U+2028, which `splitlines` would cut at
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
         for number, line in enumerate(lines, start=1):  # noqa: B007 (named in the error)
             if line.strip():
                 rows.append(kind.model_validate_json(line))

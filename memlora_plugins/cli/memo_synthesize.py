@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BackendNotConfiguredError
+from ..errors import BackendNotConfiguredError, InvalidInputError
 from .endpoint import Endpoint
 from .evaluate import Embedder, EmbedderUrl, print_tables
 from .memo_train import Step
@@ -103,7 +103,7 @@ def synthesize(
     """Have a large model, the Generator, make questions and answers of a corpus: what a Memory model is trained on.
 
     Every finished call is kept in OUT/calls.jsonl: run the same again after an interruption, and nothing is asked
-    twice. Its key is read from MEMLORA_API_KEY.
+    twice. The Generator's key is read from MEMLORA_API_KEY.
     """
     from ..core import build_embedder
     from ..memo.corpus import read_corpus
@@ -124,6 +124,7 @@ def synthesize(
         asked[name] = getattr(endpoint, name)
     with named_if_unusable():
         options = SynthesisOptions(**_given(asked))
+    _apart(out, paths)
     settings = endpoint.settings(embedder=embedder, embedder_url=embedder_url)
     generator = endpoint.backend(settings)
     if generator is None:
@@ -155,6 +156,23 @@ def report(
     from ..memo.synthesis_report import read_report
 
     _tell(read_report(folder), json)
+
+
+def _apart(out: Path, paths: list[Path]) -> None:
+    """
+    Raises:
+        InvalidInputError: `out` is part of the corpus: the next run would learn from what this one writes.
+    """
+    for path in paths:
+        try:
+            inside = out.resolve().relative_to(path.resolve())
+        except ValueError:
+            continue
+        if path.is_dir() and not any(part.startswith(".") for part in inside.parts):
+            raise InvalidInputError(
+                f"{out} is in the corpus {path}: a run that resumes there would read its own files as documents. "
+                "Choose a folder outside of it."
+            )
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

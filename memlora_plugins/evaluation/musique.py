@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from ..errors import DatasetError, InvalidInputError
 from ..memo.documents import Document, write_documents
@@ -218,12 +219,24 @@ class _Paragraph(BaseModel):
 
 class _Row(BaseModel):
     id: str
-    question: str = Field(min_length=1)
+    question: Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
     answer: str
     answer_aliases: tuple[str, ...] = ()
     answerable: bool = True
     paragraphs: tuple[_Paragraph, ...]
     question_decomposition: tuple[object, ...] = ()
+
+    @model_validator(mode="after")
+    def _answered(self) -> Self:
+        if self.answerable and not self.answers:
+            raise ValueError("an answerable question needs an answer")
+        return self
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All that count as right, each once."""
+        given = (answer.strip() for answer in (self.answer, *self.answer_aliases))
+        return tuple(dict.fromkeys(answer for answer in given if answer))
 
     @property
     def evidence(self) -> list[_Paragraph]:
@@ -231,12 +244,11 @@ class _Row(BaseModel):
         return list({one.id: one for one in self.paragraphs if one.is_supporting}.values())
 
     def asked(self, beside: Iterable[_Paragraph]) -> Question:
-        given = (answer.strip() for answer in (self.answer, *self.answer_aliases))
         evidence = tuple(one.id for one in self.evidence)
         return Question(
             self.id,
-            self.question.strip(),
-            tuple(dict.fromkeys(answer for answer in given if answer)),
+            self.question,
+            self.answers,
             len(self.question_decomposition) or len(evidence),
             evidence,
             tuple(one.id for one in beside),

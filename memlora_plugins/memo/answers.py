@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from math import exp, fsum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from ..errors import BackendError, BackendUnavailableError
 from ..experts.wording import one_line
 from ..serving.base import ChatMessage
 from ..types import Usage
@@ -58,17 +60,59 @@ def confidence(logprobs: Sequence[float] | None) -> float | None:
     None where no log-probabilities are known. Measured on small models and answers of one word to a sentence, it tells
     right answers from wrong ones better than the least likely token does, or the probability of the answer as a whole.
     """
-    return min(1.0, exp(fsum(logprobs) / len(logprobs))) if logprobs else None
+    return exp(min(0.0, fsum(logprobs) / len(logprobs))) if logprobs else None
 
 
 @runtime_checkable
 class AnswersQuestions(Protocol):
     """A Memory model to the protocol: it answers each question by itself, all of them at once, in their order.
 
+    Where both also take a keyword `temperature`, they are told that of the protocol's stage.
+
     Raises (both):
-        BackendError: it cannot be reached.
+        BackendError, OSError: it cannot be reached.
     """
 
-    def ask(self, questions: Sequence[str], *, temperature: float = 0.0) -> Sequence[MemoryAnswer]: ...
+    def ask(self, questions: Sequence[str]) -> Sequence[MemoryAnswer]: ...
 
-    async def aask(self, questions: Sequence[str], *, temperature: float = 0.0) -> Sequence[MemoryAnswer]: ...
+    async def aask(self, questions: Sequence[str]) -> Sequence[MemoryAnswer]: ...
+
+
+def ask_model(
+    model: AnswersQuestions, questions: Sequence[str], temperature: float | None = None
+) -> Sequence[MemoryAnswer]:
+    """What `model` answers, at `temperature` if it can be told one; None leaves it to the model.
+
+    Raises:
+        BackendError: it cannot be reached, or gave another number of answers. Whatever else it raises.
+    """
+    try:
+        return _complete(model.ask(questions, **_warmth(model.ask, temperature)), questions)
+    except OSError as error:
+        raise _unreachable(error) from error
+
+
+async def aask_model(
+    model: AnswersQuestions, questions: Sequence[str], temperature: float | None = None
+) -> Sequence[MemoryAnswer]:
+    """As `ask_model`."""
+    try:
+        return _complete(await model.aask(questions, **_warmth(model.aask, temperature)), questions)
+    except OSError as error:
+        raise _unreachable(error) from error
+
+
+def _warmth(ask: Callable[..., Any], temperature: float | None) -> dict[str, Any]:
+    taken = signature(ask).parameters
+    takes = "temperature" in taken or any(one.kind is Parameter.VAR_KEYWORD for one in taken.values())
+    return {"temperature": temperature} if takes and temperature is not None else {}
+
+
+def _complete(answers: Sequence[MemoryAnswer], questions: Sequence[str]) -> Sequence[MemoryAnswer]:
+    if len(answers) != len(questions):
+        raise BackendError(f"The Memory model gave {len(answers)} answers to {len(questions)} questions.")
+    return answers
+
+
+def _unreachable(error: OSError) -> BackendUnavailableError:
+    return BackendUnavailableError(f"The Memory model cannot be reached: {type(error).__name__}: {error}")

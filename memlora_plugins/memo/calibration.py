@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import InvalidInputError
 from ..evaluation.metrics import contains
-from .answers import AnswersQuestions, MemoryAnswer, says_something
+from .answers import AnswersQuestions, MemoryAnswer, aask_model, ask_model, says_something
 from .card import read_card, write_card
 from .reflections import HeldOutQuestion
 
@@ -122,7 +122,7 @@ def calibrate(
         BackendError: see `MemoryModel.ask`.
     """
     questions = _questions(held_out, unanswerable)
-    return judged(held_out, model.ask(questions, temperature=temperature), target)
+    return judged(held_out, ask_model(model, questions, temperature), target)
 
 
 async def acalibrate(
@@ -135,7 +135,7 @@ async def acalibrate(
 ) -> Calibration:
     """As `calibrate`."""
     questions = _questions(held_out, unanswerable)
-    return judged(held_out, await model.aask(questions, temperature=temperature), target)
+    return judged(held_out, await aask_model(model, questions, temperature), target)
 
 
 def judged(held_out: Sequence[HeldOutQuestion], answers: Sequence[MemoryAnswer], target: Target) -> Calibration:

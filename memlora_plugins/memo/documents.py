@@ -31,7 +31,8 @@ class Document:
 
     `id` is for provenance and is never shown to a model. `title` is for people: a text that cannot be understood
     without its title should begin with it. `group` is the label of the group that the document belongs to, or several.
-    `metadata` is anything else that is known of it, in JSON's types.
+    `metadata` is anything else that is known of it, in JSON's types. Half characters, as in file names that are not
+    UTF-8, become U+FFFD in all but the metadata: no file could hold them.
 
     Raises:
         DatasetError: a blank id, or a field of another type.
@@ -52,7 +53,15 @@ class Document:
             object.__setattr__(self, "group", tuple(self.group))
         if not all(isinstance(label, str) and label.strip() for label in self.groups):
             raise DatasetError(f"The group of the document {self.id!r} must be one label or more, got {self.group!r}.")
-        object.__setattr__(self, "text", clean_text(self.text))
+        labels = tuple(map(clean_text, self.groups))
+        cleaned = {
+            "id": clean_text(self.id),
+            "text": clean_text(self.text),
+            "title": None if self.title is None else clean_text(self.title),
+            "group": labels if isinstance(self.group, tuple) else labels[0] if labels else None,
+        }
+        for name, value in cleaned.items():
+            object.__setattr__(self, name, value)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -73,6 +82,10 @@ class Skipped:
 
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", clean_text(self.path))
+        object.__setattr__(self, "reason", clean_text(self.reason))
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -116,8 +129,9 @@ def read_documents(paths: Paths) -> Iterator[Document | Skipped]:
     """
     taken: set[str] = set()
     for path in given_paths(paths):
-        for file, name in _files(path) if path.is_dir() else [(path, path.name)]:
-            id, number = name, 1
+        for file, found in _files(path) if path.is_dir() else [(path, path.name)]:
+            name, number = clean_text(found), 1
+            id = name
             while id in taken:
                 number += 1
                 id = f"{name} ({number})"
@@ -132,17 +146,22 @@ def write_documents(path: str | os.PathLike[str], documents: Iterable[Document])
     """Write documents as JSONL that `read_documents` reads back, all or nothing.
 
     Raises:
-        DatasetError: the file cannot be written; one that was there before is unchanged.
+        DatasetError: the file cannot be written, or metadata is not of JSON's types; a file that was there before is
+            unchanged.
     """
     try:
-        write_whole(Path(path), "".join(f"{json.dumps(_row(one), ensure_ascii=False)}\n" for one in documents))
+        write_whole(Path(path), "".join(f"{_line(one)}\n" for one in documents))
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
 
 
-def _row(document: Document) -> dict[str, Any]:
+def _line(document: Document) -> str:
     row = {name: getattr(document, name) for name in _NAMED}
-    return {name: value for name, value in row.items() if value or name == "text"}
+    told = {name: value for name, value in row.items() if value or name == "text"}
+    try:
+        return clean_text(json.dumps(told, ensure_ascii=False))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"The metadata of the document {document.id!r} is not of JSON's types: {error}.") from error
 
 
 def _files(folder: Path, prefix: str = "") -> Iterator[tuple[Path, str]]:
@@ -260,8 +279,8 @@ def _pdf(file: Path, id: str) -> Document:
             title = reader.metadata.title if reader.metadata else None
     except (FileNotDecryptedError, DependencyError) as error:
         raise DatasetError("encrypted; save it without a password") from error
-    except (PyPdfError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # a damaged file takes pypdf to places that it does not expect
+    except (PyPdfError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # a damaged file takes pypdf to places that it does not expect, an unusual one to what it does not implement
         raise DatasetError(f"not a PDF that can be read ({type(error).__name__}: {error})") from error
     text = "\n\n".join(page.strip() for page in pages if page.strip()).replace("\0", "")
     if not text.strip():

@@ -5,6 +5,8 @@ Section 4.4 and Appendix J.1 of the MeMo paper; `single_turn` and `unstructured`
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -16,7 +18,7 @@ from ..experts.wording import one_line
 from ..flows.effects import CALLS_ONLY, Call, Emit, Finished, Flow, adrive, aevents, drive, events
 from ..types import Stage, Usage
 from . import prompts
-from .answers import AnswersQuestions, MemoryAnswer
+from .answers import UNSURE, AnswersQuestions, MemoryAnswer, aask_model, ask_model
 from .executive import Executive
 from .prompts import Prompts
 
@@ -25,7 +27,7 @@ StageName = Literal["grounding", "entity", "answer", "synthesis"]
 
 DEAD_END = 3
 """So many answers in a row in which the Memory model does not know, and a candidate is a dead end."""
-_NOTHING_KNOWN = "I don't know."
+_FINAL_ANSWER = re.compile(r'"final_answer"\s*:\s*("(?:[^"\\]|\\.)*")?', re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,8 @@ class _Run:
         self._protocol = protocol
         self._question = question
         self._interactions: list[Interaction] = []
-        self._evidence: list[tuple[str, str]] = []  # what the Memory model was sure of
+        self._said: list[tuple[str, str]] = []  # by the Memory model, "I don't know" included: nobody asks that again
+        self._evidence: list[tuple[str, str]] = []  # what it knew
         self._streaks: dict[str, int] = {}  # answers in a row that did not know, by candidate
         self._candidates: tuple[Candidate, ...] = ()
         self._entity: str | None = None
@@ -195,7 +198,7 @@ class _Run:
                 "grounding", self._protocol.prompts.grounding, prompts.GROUNDING_SCHEMA
             )
             try:
-                questions = _questions(_read(reply, "sub_questions"))
+                questions = _questions(find_object(reply, key="sub_questions"), reply)
             except ReplyError as error:
                 yield from self._note(Interaction("grounding", reply, problem=str(error)))
                 continue
@@ -213,22 +216,22 @@ class _Run:
                 "entity",
                 self._protocol.prompts.entity,
                 prompts.ENTITY_SCHEMA,
-                evidence=prompts.evidence(self._evidence),
+                evidence=prompts.evidence(self._said),
                 dead_ends=prompts.names(dead),
                 most=DEAD_END,
                 left=budget - interaction,
             )
             try:
-                said = _read(reply, "decision")
+                said = _entity_reply(reply)
                 confirmed = _name(said.get("confirmed_entity")) if _true(said.get("entity_confirmed")) else ""
                 decision = "confirm" if confirmed else _decision(said, "ask", "exhaust", reply)
+                questions = _questions(said, reply) if decision == "ask" else []
             except ReplyError as error:
                 yield from self._note(Interaction("entity", reply, problem=str(error)))
                 continue
             self._candidates = _candidates(said) or self._candidates
             if confirmed:
                 self._entity, self._confirmed = confirmed, True
-            questions = _questions(said) if decision == "ask" else []
             answers = yield from self._ask_memory([question for question, _ in questions], "entity")
             targets = tuple(target for _, target in questions)
             self._count(answers, targets)
@@ -247,12 +250,13 @@ class _Run:
                 prompt,
                 prompts.ANSWER_SCHEMA,
                 entity=prompts.entity_line(self._entity, self._confirmed),
-                evidence=prompts.evidence(self._evidence),
+                evidence=prompts.evidence(self._said),
                 left=budget - interaction,
             )
             try:
-                said = _read(reply, "decision")
+                said = find_object(reply, key="decision")
                 decision = _decision(said, "ask", "answer", reply)
+                questions = _questions(said, reply) if decision == "ask" else []
             except ReplyError as error:
                 yield from self._note(Interaction("answer", reply, problem=str(error)))
                 continue
@@ -260,7 +264,6 @@ class _Run:
             replaces = pivot.casefold() != (self._entity or "").casefold()  # some name the same entity again
             if pivot and replaces and self._protocol.method == "structured":
                 self._entity, self._confirmed = pivot, False
-            questions = _questions(said) if decision == "ask" else []
             answers = yield from self._ask_memory([question for question, _ in questions], "answer")
             yield from self._note(Interaction("answer", reply, answers, decision=decision))
             if not questions:
@@ -278,16 +281,16 @@ class _Run:
                 evidence=prompts.evidence(self._evidence),
             )
             try:
-                said = _read(reply, "final_answer")
+                said = find_object(reply, key="final_answer")
             except ReplyError as error:
-                answer = after_thinking(reply) or answer  # prose is an answer, too
+                answer = _without_json(reply) or answer
                 yield from self._note(Interaction("synthesis", reply, problem=str(error)))
                 continue
-            answer, justification = _text(said.get("final_answer")), _text(said.get("justification"))
+            answer, justification = _answer(said.get("final_answer")), _text(said.get("justification"))
             yield from self._note(Interaction("synthesis", reply))
             break
         return ProtocolResult(
-            answer or _NOTHING_KNOWN,
+            answer or UNSURE,
             justification,
             tuple(self._interactions),
             self._entity,
@@ -314,13 +317,15 @@ class _Run:
         temperature = getattr(self._protocol.temperatures, f"memory_{stage}")
         try:
             answers: Sequence[MemoryAnswer] = yield from Call(
-                lambda: model.ask(questions, temperature=temperature),
-                lambda: model.aask(questions, temperature=temperature),
+                lambda: ask_model(model, questions, temperature),
+                lambda: aask_model(model, questions, temperature),
             )
         except BackendError as error:
             answers = [MemoryAnswer(question, "", error=f"{type(error).__name__}: {error}") for question in questions]
         for answer in answers:
             self._usage += answer.usage
+            if answer.error is None:
+                self._said.append((answer.question, answer.text.strip() or UNSURE))
             if answer.knows:
                 self._evidence.append((answer.question, answer.text))
         return tuple(answers)
@@ -329,7 +334,13 @@ class _Run:
         """How often in a row the Memory model did not know anything of a candidate. What failed tells nothing."""
         for answer, target in zip(answers, targets, strict=True):
             if target and answer.error is None:
-                self._streaks[target] = 0 if answer.knows else self._streaks.get(target, 0) + 1
+                name = self._spelled(target)
+                self._streaks[name] = 0 if answer.knows else self._streaks.get(name, 0) + 1
+
+    def _spelled(self, target: str) -> str:
+        """A candidate's name as it was spelled before: models vary upper and lower case."""
+        known = (*self._streaks, *(candidate.name for candidate in self._candidates))
+        return next((name for name in known if name.casefold() == target.casefold()), target)
 
     def _note(self, interaction: Interaction) -> Flow[None]:
         noted = replace(interaction, candidates=self._candidates, entity=self._entity)
@@ -337,13 +348,18 @@ class _Run:
         yield from Emit(noted)
 
 
-def _read(reply: str, key: str) -> dict[str, Any]:
-    """The JSON object in a reply that has `key`, with its keys as they are meant.
+def _entity_reply(reply: str) -> dict[str, Any]:
+    """The JSON object in a reply of stage 2. One that confirms an entity may have no decision.
 
     Raises:
         ReplyError: there is none.
     """
-    return {name.strip().casefold(): value for name, value in find_object(reply, key=key).items()}
+    try:
+        return find_object(reply, key="decision")
+    except ReplyError:
+        if "entity_confirmed" not in reply:
+            raise
+        return find_object(reply, key="entity_confirmed")
 
 
 def _decision(said: Mapping[str, Any], go_on: str, stop: str, reply: str) -> str:
@@ -353,15 +369,22 @@ def _decision(said: Mapping[str, Any], go_on: str, stop: str, reply: str) -> str
     return decision
 
 
-def _questions(said: Mapping[str, Any]) -> list[tuple[str, str | None]]:
-    """Questions and the candidates they are about, each question once."""
+def _questions(said: Mapping[str, Any], reply: str) -> list[tuple[str, str | None]]:
+    """Questions and the candidates they are about, each question once. A single one may come without its list.
+
+    Raises:
+        ReplyError: there is something, and nothing that could be a question.
+    """
     found: dict[str, str | None] = {}
-    items = said.get("sub_questions")
-    for item in items if isinstance(items, list) else []:
+    given = said.get("sub_questions")
+    items = given if isinstance(given, list) else [given]
+    for item in items:
         question = one_line(_text(item.get("question") if isinstance(item, dict) else item))
         target = _name(item.get("targets_candidate")) if isinstance(item, dict) else ""
         if question:
             found.setdefault(question, target or None)
+    if not found and any(isinstance(item, dict) and item and "question" not in item for item in items):
+        raise ReplyError("The Executive's sub_questions are to be objects with a question each.", reply=reply)
     return list(found.items())
 
 
@@ -379,6 +402,30 @@ def _best(candidates: Sequence[Candidate]) -> str | None:
     """The best-ranked one, of equals the first."""
     ranked = sorted(candidates, key=lambda one: (one.rank is None, one.rank or 0))
     return ranked[0].name if ranked else None
+
+
+def _answer(value: Any) -> str:
+    """A final answer as text. Models that are held to no form also give lists and truth values."""
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    if isinstance(value, list | dict):
+        parts = value if isinstance(value, list) else value.values()
+        return ", ".join(filter(None, map(_answer, parts)))
+    return _text(value)
+
+
+def _without_json(reply: str) -> str:
+    """The answer in a last reply that cannot be read as JSON: prose is one, too. Of JSON that was cut off, it is the
+    answer in it, if that is whole.
+    """
+    said = after_thinking(reply)
+    found = _FINAL_ANSWER.search(said)
+    if found is None:
+        return said
+    try:
+        return _answer(json.loads(found[1] or "null", strict=False))
+    except ValueError:
+        return ""
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The synthesis of a corpus: five steps over chunks, documents and groups, with any Generator (Algorithm 1).
 
-Steps follow each other by what they need and not in waves: a chunk is consolidated while others are still read, and
-the first groups are compared while the last documents are verified.
+Steps follow each other by what they need and not in waves. Whatever is ready waits for a turn at the Generator, the
+earlier steps first; as soon as these leave one free, the first chunks are consolidated while the last ones are read.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ async def asynthesize(
     discarded = sorted(
         [*run.discarded, *repeated], key=lambda one: (STEPS.index(one.pair.step), one.pair.id, one.reason)
     )
-    report = report_of(kept, run.report(repeated, time.perf_counter() - began))
+    report = report_of(kept, run.report(kept, repeated, time.perf_counter() - began))
     try:
         write_whole(out / "discarded.jsonl", "".join(f"{one.model_dump_json()}\n" for one in discarded))
         documents = (TrainedDocument(id=one.id, title=one.title, sha256=one.sha256) for one in corpus.documents)
@@ -356,14 +356,15 @@ class _Run:
             self._on_event(SynthesisEvent(piece.step, piece.unit, len(pairs), failures, self._done, self._total))
         return pairs
 
-    def report(self, repeated: Sequence[Discarded], seconds: float) -> RunReport:
-        """What the run did; `repeated` were left out in the end."""
+    def report(self, kept: Sequence[Reflection], repeated: Sequence[Discarded], seconds: float) -> RunReport:
+        """What the run did. Of all pairs, `repeated` were left out in the end, for the same ones among those `kept`."""
         reasons = Counter(one.reason for one in [*self.discarded, *repeated])
         reasons["blank"] += self._blank
         model = self._asking.model
         work = {step: self._work(step) for step in self._options.steps}
         tokens_in = sum(one.input_tokens for one in work.values())
         tokens_out = sum(one.output_tokens for one in work.values())
+        told_of = {id for one in [*kept, *(one.pair for one in repeated)] for id in one.documents}
         failures = sorted(self._asking.failures, key=lambda one: (STEPS.index(one.step), one.unit, one.message))
         return RunReport(
             generator=model.model,
@@ -379,6 +380,7 @@ class _Run:
             left_out=sum(group.left_out for group in self._groups.values()),
             not_compared=self._not_compared,
             not_shown=self._not_shown,
+            without_pairs=tuple(one.id for one in self._corpus.documents if one.id not in told_of),
             failures=tuple(failures),
             calls=sum(one.calls for one in work.values()),
             resumed=model.resumed,

@@ -75,7 +75,8 @@ class RunReport(BaseModel):
     `steps` has those that were taken. `made` counts the pairs in all replies; one that was rewritten counts once.
     `discarded` counts those that were left out, by reason; `kinds` those in the replies to step 5. `groups` says how
     many pairs of chunks were compared and left out, `left_out` in all; `not_compared` of those had no pairs on one
-    side, and `not_shown` counts pairs for which a request of step 5 had no room.
+    side, and `not_shown` counts pairs for which a request of step 5 had no room. `without_pairs` are the ids of
+    documents that no pair is left of, not even one that another document gives as well.
 
     `calls` are those whose replies were used, `resumed` of them made by earlier runs, `retries` of them second
     attempts; tokens are as the endpoint reports them and cover all, and so does `cost`, in the currency of the prices
@@ -98,6 +99,7 @@ class RunReport(BaseModel):
     left_out: int
     not_compared: int
     not_shown: int
+    without_pairs: tuple[str, ...] = ()
     failures: tuple[StepFailure, ...]
     calls: int
     resumed: int
@@ -200,6 +202,11 @@ def notes(report: SynthesisReport) -> list[str]:
         told.append(
             f"{len(run.failures)} time(s) a step failed, the first: step {run.failures[0].step} of "
             f"{run.failures[0].unit}, {run.failures[0].message} Run the same again to ask again what got no reply."
+        )
+    if run.without_pairs and report.pairs.total:
+        told.append(
+            f"Of {len(run.without_pairs)} of {run.documents} document(s) no pair is left, the first: "
+            f"{run.without_pairs[0]}. A model that learns these pairs knows nothing of them."
         )
     if cut := sum(work.cut_off for work in run.steps.values()):
         told.append(

@@ -177,7 +177,8 @@ def _sample(id: str, question: str, answer: str, split: str) -> Sample:
 def _check(reflections: Sequence[Reflection], held_out: Sequence[HeldOutQuestion]) -> None:
     if not reflections:
         raise DatasetError("There are no reflections to train on. `memlora memo synthesize` writes them.")
-    learned = {tuple(answer_tokens(one.question)) for one in reflections}
+    asked = {tuple(answer_tokens(one.question)) for one in held_out}  # these are few, reflections may be a million
+    learned = {words for one in reflections if asked and (words := tuple(answer_tokens(one.question))) in asked}
     if known := [one.question for one in held_out if tuple(answer_tokens(one.question)) in learned]:
         raise DatasetError(
             f"{len(known)} of {len(held_out)} held-out questions are reflections as well, such as {known[0]!r}. Leave "
@@ -186,10 +187,15 @@ def _check(reflections: Sequence[Reflection], held_out: Sequence[HeldOutQuestion
 
 
 def _trained_on(reflections: Iterable[Reflection], told: Iterable[TrainedDocument]) -> tuple[TrainedDocument, ...]:
-    """The documents that the reflections descend from, in the order they first occur."""
-    known = {document.id: document for document in told}
+    """The documents that the reflections descend from, in the order they first occur.
+
+    Where several texts have one id (those of two corpora, say), all of them: a reflection does not tell them apart.
+    """
+    known: dict[str, dict[str | None, TrainedDocument]] = {}
+    for document in told:
+        known.setdefault(document.id, {}).setdefault(document.sha256, document)
     ids = dict.fromkeys(id for one in reflections for id in one.documents)
-    return tuple(known.get(id) or TrainedDocument(id=id) for id in ids)
+    return tuple(one for id in ids for one in known.get(id, {None: TrainedDocument(id=id)}).values())
 
 
 def _sha256(held_out: Iterable[HeldOutQuestion]) -> str:

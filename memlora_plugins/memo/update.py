@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from ..errors import SettingsError
 from ..serving.local import model_folder
+from ..training.checkpoints import check_replaceable
 from ..training.identity import digest
 from ..training.trainer import TrainingEvent
 from .card import TrainedDocument, read_card
@@ -89,6 +90,7 @@ def update(
     out = memory if out is None else Path(out).expanduser().absolute()
     if inside := [str(part) for part in parts if part.is_relative_to(out)]:
         raise SettingsError(f"{out} would replace {', '.join(inside)}, which is merged. Choose another folder.")
+    check_replaceable(out)  # not after hours of training
     folder = out.with_name(f"{out.name}.parts") / digest([one.model_dump() for one in reflections])[:12]
     models = [part for part in parts if part != folder] + [folder]
     before = told.get("merge") or {}

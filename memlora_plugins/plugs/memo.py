@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..errors import InvalidInputError, MemloraError, SettingsError
 from ..experts.wording import one_line
 from ..flows.effects import Call, Emit, Flow
-from ..memo.answers import UNSURE, AnswersQuestions, MemoryAnswer
+from ..memo.answers import UNSURE, AnswersQuestions, MemoryAnswer, aask_model, ask_model
 from ..memo.protocol import Interaction, ProtocolResult
 from ..types import Stage, Usage
 from .tools import APPLICATION_ERRORS, Done
@@ -87,7 +87,7 @@ def ask(memory_model: AnswersQuestions, asked: AskArguments) -> Flow[Done]:
     if not all(questions):
         raise InvalidInputError(f"Question {questions.index('') + 1} is blank; leave it out, or say what it asks.")
     answers: Sequence[MemoryAnswer] = yield from Call(
-        lambda: memory_model.ask(questions), lambda: memory_model.aask(questions)
+        lambda: ask_model(memory_model, questions), lambda: aask_model(memory_model, questions)
     )
     return Done(said(answers), list(answers))
 

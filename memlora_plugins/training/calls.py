@@ -50,10 +50,11 @@ class CallLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._calls: dict[str, Call] = {}
-        self._journal = Journal(path, sync=False)  # power loss costs the last calls; waiting for the disk, every one
+        # power loss costs the last calls; waiting for the disk, every one. Prompts are long, and not wanted again.
+        self._journal = Journal(path, sync=False, written_only=("messages",))
         try:
             self.began = self._read()
-            self._journal.rows.clear()  # prompts are long, and only the replies are wanted again
+            self._journal.rows.clear()
         except BaseException:
             self._journal.close()
             raise

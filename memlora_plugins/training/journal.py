@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..store.folder import Folder
 class Journal:
     """The rows of `path`, held by one process at a time. `rows` are JSON objects in the order they were added.
 
+    Fields that are `written_only` stand in the file and not in `rows`, which are held in memory.
+
     A row that was added survives the death of the process and, with `sync`, power loss. The last line may be torn by
     one: it is cut off.
 
@@ -22,9 +24,10 @@ class Journal:
         DatasetError: the file cannot be read or written, another process holds it, or a line in its middle is damaged.
     """
 
-    def __init__(self, path: Path, *, sync: bool = True) -> None:
+    def __init__(self, path: Path, *, sync: bool = True, written_only: Collection[str] = ()) -> None:
         self.path = path
         self._sync = sync
+        self._written_only = frozenset(written_only)
         self.rows: list[dict[str, Any]] = []
         try:
             self._folder = Folder(path.with_name(f".{path.stem}"))
@@ -67,28 +70,35 @@ class Journal:
             raise DatasetError(
                 f"{self.path} cannot be written: {error}. What was there is kept; make room and run it again."
             ) from error
-        self.rows.append(dict(row))
+        self._hold(row)
 
     def close(self) -> None:
         """Let others have the file."""
         self._file.close()
         self._folder.release()
 
+    def _hold(self, row: Mapping[str, Any]) -> None:
+        self.rows.append({name: value for name, value in row.items() if name not in self._written_only})
+
     def _read(self) -> None:
-        self._file.seek(0)
-        content = self._file.read() or b""
-        lines = content.split(b"\n")
-        if torn := lines.pop():  # the process ended while it wrote this
-            if _row(torn) is None:
-                self._file.truncate(len(content) - len(torn))
-            else:
-                self._file.write(b"\n")
-                lines.append(torn)
-        for number, line in enumerate(lines, start=1):
-            row = _row(line)
-            if row is None:
-                raise DatasetError(f"{self.path}, line {number} is damaged. Delete that line; its work is done again.")
-            self.rows.append(row)
+        whole, ended = 0, True
+        row: dict[str, Any] | None = None
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                row, ended = _row(line), line.endswith(b"\n")
+                if row is not None:
+                    self._hold(row)
+                    whole += len(line)
+                elif ended:
+                    raise DatasetError(
+                        f"{self.path}, line {number} is damaged. Delete that line; its work is done again."
+                    )
+        if ended:
+            return
+        if row is None:  # the process ended while it wrote this
+            self._file.truncate(whole)
+        else:
+            self._file.write(b"\n")
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

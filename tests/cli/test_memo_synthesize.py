@@ -127,5 +127,17 @@ def test_words_that_cannot_be_followed(
     assert not Path("pairs").exists()
 
 
+def test_a_run_never_reads_what_it_writes(
+    memlora: Memlora, generator: FakeGenerator, corpus: str, at: list[str]
+) -> None:
+    """The record of calls has a text on each line: resumed, the Generator's replies would be documents."""
+    for out in ("corpus/pairs", "corpus"):
+        said = memlora("memo", "synthesize", corpus, *at, "--out", out, code=1).stderr
+        assert f"error: {out} is in the corpus corpus: " in said
+    assert generator.requests == []
+    memlora("memo", "synthesize", corpus, *at, "--out", "corpus/.pairs")
+    memlora("memo", "synthesize", "corpus/Ada.md", *at, "--out", "corpus")
+
+
 def test_a_folder_without_pairs(memlora: Memlora) -> None:
     assert "cannot be read" in memlora("memo", "report", "nowhere", code=1).stderr

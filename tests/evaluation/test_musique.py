@@ -107,6 +107,24 @@ def test_another_file_is_refused_saying_where(tmp_path: Path, content: str, mess
         musique.load(tmp_path / "f")
 
 
+def test_a_question_needs_words_and_an_answer(tmp_path: Path) -> None:
+    for name, value in (("answer", " "), ("question", " ")):
+        [row, *_] = hops.rows()
+        row |= {"answer_aliases": [""], name: value}
+        hops.write_rows(tmp_path / "f", [row])
+        with pytest.raises(DatasetError, match=r"line 1: .*(needs an answer|at least 1 character)"):
+            musique.load(tmp_path / "f")
+
+
+def test_a_byte_order_mark_is_no_part_of_either_form(file: Path, tmp_path: Path) -> None:
+    content = file.read_text()
+    wanted = musique.load(file)
+    listed = json.dumps([json.loads(line) for line in content.splitlines()])
+    for text in (content, listed):
+        (tmp_path / "f").write_text(f"\ufeff{text}")
+        assert musique.load(tmp_path / "f") == wanted
+
+
 def test_a_missing_file_and_less_than_no_negatives(tmp_path: Path, file: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be read"):
         musique.load(tmp_path / "nowhere")

@@ -188,3 +188,34 @@ def test_a_document_knows_its_digest() -> None:
     assert Document("a", "abc").sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert Document("a", "\ud83d\ude00").sha256 == Document("b", "\U0001f600").sha256
     assert hash(Document("a", "abc", metadata={"x": 1}))
+
+
+def test_half_characters_in_names_and_fields_are_replaced(tmp_path: Path) -> None:
+    """What is made of them later, files of provenance among it, could not be written."""
+    for name in (b"caf\xe9.txt", b"caf\xea.txt"):
+        (tmp_path / os.fsdecode(name)).write_text(f"About {name!r}.")
+    (tmp_path / os.fsdecode(b"pict\xe9.jpg")).touch()
+    row = r'{"id": "a\ud800", "title": "b\ud800", "group": ["c\ud800"], "text": "d\ud800"}'
+    (tmp_path / "z.jsonl").write_text(row)
+    found = list(read_documents(tmp_path))
+    assert [one.id for one in found if isinstance(one, Document)] == ["caf�.txt", "caf�.txt (2)", "a�"]
+    for one in found:
+        repr(one).encode()
+    assert found[-1] == Document("a�", "d�", "b�", ("c�",))
+
+
+def test_metadata_that_json_does_not_know_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    write_documents(file, [Document("a", "b", metadata={"half": "\ud800"})])
+    [kept] = documents(file)
+    assert kept.metadata == {"half": "\ufffd"}
+    with pytest.raises(DatasetError, match="metadata of the document 'a' is not of JSON's types: Object of type set"):
+        write_documents(file, [Document("a", "b", metadata={"tags": {"x"}})])
+    assert documents(file) == [kept]
+
+
+@pytest.mark.parametrize("unknown", [(b"/Filter /Standard", b"/Filter /Adobe.PubSec"), (b"/V 2", b"/V 9")])
+def test_a_pdf_encrypted_in_an_unknown_way(tmp_path: Path, unknown: tuple[bytes, bytes]) -> None:
+    encrypted_pdf(tmp_path / "a.pdf")
+    (tmp_path / "a.pdf").write_bytes((tmp_path / "a.pdf").read_bytes().replace(*unknown))
+    assert "not a PDF that can be read (NotImplementedError" in skipped(tmp_path)["a.pdf"]

@@ -233,7 +233,7 @@ def test_confidence_is_a_probability_between_those_of_the_tokens(logprobs: list[
         assert math.exp(min(logprobs)) * 0.999 <= sure <= math.exp(max(logprobs)) * 1.001
         assert confidence(logprobs * 3) == pytest.approx(sure)  # a longer answer is not less sure for that
     assert confidence(None) is None
-    assert confidence([1e-7]) == 1.0
+    assert confidence([1e-7]) == confidence([1e9]) == 1.0
     assert confidence([-math.inf, 0.0]) == 0.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from scripted_memo import (
     DONE,
     FINAL,
     UNSURE,
+    PlainMemory,
     ScriptedExecutive,
     ScriptedMemory,
     ask,
@@ -24,6 +25,7 @@ from scripted_memo import (
 )
 
 from memlora_plugins import BackendUnavailableError, InvalidInputError, Stage, Usage
+from memlora_plugins.memo.answers import MemoryAnswer
 from memlora_plugins.memo.protocol import Budgets, Candidate, Interaction, Protocol, ProtocolResult, Temperatures
 
 QUESTION = "In which town was the founder of the lighthouse museum born?"
@@ -286,9 +288,48 @@ SCENARIOS: dict[str, tuple[list[Any], dict[str, Any], str, list[tuple[str, ...]]
         "Ada",
         True,
     ),
+    "a question without its list": (
+        [{"sub_questions": "q1"}, confirm("Ada"), {**seek(), "sub_questions": {"question": "q2"}}, DONE, FINAL],
+        {},
+        "geaas",
+        [("q1",), ("q2",)],
+        "Ada",
+        True,
+    ),
+    "wrong keys of questions": (
+        [
+            {"sub_questions": [{"q": "q1"}]},
+            entity("ask", questions=[{"q": "q1"}]),
+            confirm("Ada"),
+            {**seek(), "sub_questions": [{"q": "q1"}]},
+            DONE,
+            FINAL,
+        ],
+        {},
+        "GEeAas",
+        [],
+        "Ada",
+        True,
+    ),
+    "a confirmation without a decision": (
+        [ground("q1"), {"entity_confirmed": True, "confirmed_entity": "Ada"}, DONE, FINAL],
+        {},
+        "geas",
+        [("q1",)],
+        "Ada",
+        True,
+    ),
+    "neither a confirmation nor a decision": (
+        [ground("q1"), {"entity_confirmed": False, "confirmed_entity": "Ada"}, confirm("Bo"), DONE, FINAL],
+        {},
+        "gEeas",
+        [("q1",)],
+        "Bo",
+        True,
+    ),
     "fields of the wrong type": (
         [
-            {"sub_questions": "q1"},
+            {"sub_questions": True},
             {"decision": "exhaust", "candidate_entities": "Ada", "entity_confirmed": 3, "sub_questions": {"a": 1}},
             FINAL,
         ],
@@ -356,8 +397,18 @@ def test_temperatures_are_the_papers() -> None:
 def test_what_is_not_known_is_no_evidence() -> None:
     _, executive = run(ground("q1", "x1"), ask(("q2", "Ada"), ("x2", "Ada")), confirm("Ada"), DONE, FINAL)
     assert "- q1 -> a1\n- q2 -> a2\n" in executive.prompts[-1] + "\n"
-    assert "x1" not in executive.prompts[-1] + executive.prompts[1]
-    assert UNSURE not in executive.prompts[-1].split("said:")[1]
+    assert "x1" not in executive.prompts[-1]
+    assert "I don't know" not in executive.prompts[-1]
+
+
+@pytest.mark.parametrize("method", ["structured", "unstructured"])
+def test_nobody_has_to_ask_again_what_is_not_known(method: Any) -> None:
+    before = [ground("x1"), confirm("Ada")] if method == "structured" else []
+    _, executive = run(*before, seek("x2", "q1"), DONE, FINAL, method=method)
+    asked = [*(["x1"] if before else []), "x2"]
+    for question in asked:
+        assert f"- {question} -> {UNSURE}\n" in executive.prompts[-2]
+        assert question not in executive.prompts[-1]
 
 
 def test_a_candidate_that_nothing_is_known_of_is_a_dead_end_after_three() -> None:
@@ -365,6 +416,12 @@ def test_a_candidate_that_nothing_is_known_of_is_a_dead_end_after_three() -> Non
     _, executive = run(ground(), *rounds, entity("exhaust"), DONE, FINAL)
     told = [prompt.split("in a row or more: ")[1].splitlines()[0] for prompt in executive.prompts[1:6]]
     assert told == ["(none)", "(none)", "(none)", "Bo", "Bo"]
+
+
+def test_a_candidate_is_known_in_upper_and_lower_case() -> None:
+    rounds = [ask((f"x{number}", name)) for number, name in enumerate(("ADA", "ada ", "Ada"))]
+    _, executive = run(ground(), *rounds, entity("exhaust"), DONE, FINAL)
+    assert "in a row or more: Ada\n" in executive.prompts[4]
 
 
 def test_what_could_not_be_asked_is_no_dead_end() -> None:
@@ -404,6 +461,12 @@ def test_a_reply_of_the_memory_model_cannot_leave_its_line() -> None:
         (["<think>hm</think>", "<think>hm</think>"], "I don't know."),
         (["", ""], "I don't know."),
         ([{"final_answer": 1887, "justification": None}], "1887"),
+        ([{"final_answer": ["Ada", "Bo"]}], "Ada, Bo"),
+        ([{"final_answer": {"name": "Ada", "why": None}}], "Ada"),
+        ([{"final_answer": False}], "No"),
+        (['{"final_answer": "The \\"Ark\\"", "justification": "It'] * 2, 'The "Ark"'),
+        (['{"final_answer": "The \\"Ar'] * 2, "I don't know."),
+        (['{"final_answer": "\\x", "justification": "It'] * 2, "I don't know."),
     ],
 )
 def test_a_last_reply_that_cannot_be_read(replies: list[Any], answer: str) -> None:
@@ -419,6 +482,37 @@ def test_a_memory_model_that_is_down_is_admitted(way: str) -> None:
     errors = [answer.error for one in result.interactions for answer in one.answers]
     assert errors == ["BackendUnavailableError: no server"] * 2
     assert "(nothing yet)" in executive.prompts[-1]
+
+
+@pytest.mark.parametrize("way", ["run", "arun", "stream", "astream"])
+def test_a_memory_model_without_temperature(way: str) -> None:
+    executive = ScriptedExecutive([ground("q1"), confirm("Ada"), DONE, FINAL])
+    assert carried_out(Protocol(executive=executive, memory_model=PlainMemory(KNOWN)), way).answer == "Porto"
+    assert "- q1 -> a1" in executive.prompts[-1]
+
+
+@pytest.mark.parametrize("way", ["run", "arun"])
+@pytest.mark.parametrize(
+    ("failing", "told"),
+    [
+        (
+            ConnectionRefusedError("10.0.0.1"),
+            "BackendUnavailableError: The Memory model cannot be reached: ConnectionRefusedError: 10.0.0.1",
+        ),
+        (None, "BackendError: The Memory model gave 0 answers to 1 questions."),
+    ],
+)
+def test_a_memory_model_of_ones_own_may_fail_in_its_own_way(way: str, failing: Exception | None, told: str) -> None:
+    class Failing(PlainMemory):
+        def ask(self, questions: Sequence[str]) -> list[MemoryAnswer]:
+            if failing:
+                raise failing
+            return []
+
+    executive = ScriptedExecutive([ground("q1"), entity("exhaust"), DONE, FINAL])
+    result = carried_out(Protocol(executive=executive, memory_model=Failing()), way)
+    assert result.interactions[0].answers == (MemoryAnswer("q1", "", error=told),)
+    assert not any("10.0.0.1" in prompt for prompt in executive.prompts)
 
 
 def test_an_executive_that_is_down_is_an_error() -> None:

@@ -202,6 +202,25 @@ def test_what_the_corpus_skipped_is_told(generator: FakeGenerator, tmp_path: Pat
 # Duplicates, sources, batches ----------------------------------------------------------------------------------------
 
 
+def test_half_characters_in_names_end_no_run(generator: FakeGenerator, tmp_path: Path) -> None:
+    """Names of files that are not UTF-8, say: all files of the run hold them, once everything is paid for."""
+    document = Document("caf\udce9.txt", ADA, title="Caf\udce9", group=("d\udce9", "e"))
+    skips = (Skipped("pict\udce9.jpg", "of an unknown kind"),)
+    corpus = Corpus((document,), (Chunk(f"{document.id}#1", document.id, ADA),), {}, skips)
+    report = run(generator, tmp_path, corpus=corpus)
+    assert work(report).skipped == ("pict\ufffd.jpg: of an unknown kind",)
+    [told] = read_trained_documents(tmp_path / "documents.jsonl")
+    assert (told.id, told.title) == ("caf\ufffd.txt", "Caf\ufffd")
+    assert found(tmp_path)["Ada lives in what?"].documents == (told.id,)
+
+
+def test_documents_without_a_pair_are_told(generator: FakeGenerator, tmp_path: Path) -> None:
+    """No step failed, and yet nothing would be known of them. What another document tells as well is known."""
+    report = run(generator, tmp_path, ADA, "Nothing to ask for.", ADA)
+    assert work(report).without_pairs == ("d1",)
+    assert "> Of 1 of 3 document(s) no pair is left, the first: d1." in (tmp_path / "summary.md").read_text()
+
+
 def test_of_equal_pairs_the_one_of_the_earliest_step_stays(generator: FakeGenerator, tmp_path: Path) -> None:
     told = (("BEN  lives in what?", "braga."), ("Same?", "yes"), ("Same?", "no"))
     generator.reply("memo_indirect", makes(*told))

@@ -170,6 +170,15 @@ def test_the_readme_says_what_it_knows_and_recalls(learned: Lesson) -> None:
     assert f"| {recall.step} | {recall.epoch:g} {row}" in readme
 
 
+def test_two_texts_of_one_id_are_both_on_record(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """Those of two corpora, say: the weights have learned either."""
+    id = reflections()[0].documents[0]
+    told = [TrainedDocument(id=id, sha256=letter * 64) for letter in "aba"]
+    made = train_memory_model(tiny_model.path, reflections(), tmp_path / "out", by_heart(max_steps=1), documents=told)
+    assert read_card(made.folder).documents[:2] == tuple(told[:2])
+    assert [one.id for one in read_card(made.folder).documents].count(id) == 2
+
+
 def test_long_lists_of_documents_are_cut_short(tiny_model: TinyModel, tmp_path: Path) -> None:
     many = [
         one.model_copy(update={"documents": (f"{number}.txt", one.documents[0])})

@@ -131,6 +131,14 @@ def test_a_trained_model_is_not_replaced(place: Path, tmp_path: Path) -> None:
     assert json.loads((place / "ana" / "memlora.json").read_text()) == before
 
 
+def test_a_folder_of_something_else_is_noticed_before_training(place: Path) -> None:
+    (place / "notes").mkdir()
+    (place / "notes" / "diary.txt").write_text("Dear diary")
+    with pytest.raises(SettingsError, match="choose another folder"):
+        update(place / "ana", about("cats"), place / "notes")
+    assert not (place / "notes.parts").exists()
+
+
 def test_weights_for_fewer_parts_are_noticed_before_training(place: Path) -> None:
     update(place / "ana", about("cats"), place / "memory", recipe=Recipe(method="linear", weights=(1, 2)))
     with pytest.raises(SettingsError, match="3 models need as many weights"):

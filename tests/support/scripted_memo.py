@@ -52,6 +52,19 @@ class ScriptedMemory:
         return self.ask(questions, temperature=temperature)
 
 
+class PlainMemory:
+    """As little of a Memory model as is promised: it takes no temperature, and tells nothing but text."""
+
+    def __init__(self, known: Mapping[str, str] | None = None) -> None:
+        self.known = known or {}
+
+    def ask(self, questions: Sequence[str]) -> list[MemoryAnswer]:
+        return [MemoryAnswer(question, self.known.get(question, UNSURE)) for question in questions]
+
+    async def aask(self, questions: Sequence[str]) -> list[MemoryAnswer]:
+        return self.ask(questions)
+
+
 def ground(*questions: str) -> dict[str, Any]:
     return {"sub_questions": [{"question": question} for question in questions]}
 

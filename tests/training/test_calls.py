@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def test_a_torn_last_line_costs_that_call_at_most(tmp_path: Path, cut: int) -> N
     assert kept(path, "a", "b") == [CALL, CALL if cut < 0 else None]  # only the line's end was missing
     filled(path, "c")
     assert kept(path, "a", "c") == [CALL, CALL]
+
+
+def test_a_large_record_takes_the_memory_of_its_replies(tmp_path: Path) -> None:
+    """A synthesis of a large corpus has gigabytes of prompts on record."""
+    path = tmp_path / "calls.jsonl"
+    log = CallLog(path)
+    long = Request("e", [{"role": "user", "content": "x" * 200_000}])
+    for number in range(100):
+        log.add(str(number), long, CALL)
+    log.close()
+    tracemalloc.start()
+    try:
+        kept(path, "0")
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 5
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_torn_first_line_is_a_new_file(tmp_path: Path) -> None:

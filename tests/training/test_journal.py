@@ -76,3 +76,14 @@ def test_a_full_disk_leaves_no_half_row(tmp_path: Path) -> None:
             journal.add({"b": 2})
         assert file.read_bytes() == whole
         assert journal.rows == [{"a": 1}]
+
+
+def test_what_is_only_written_is_not_held(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    with Journal(file, written_only=("long",)) as journal:
+        journal.add({"long": "…", "short": 1})
+        assert journal.rows == [{"short": 1}]
+    with Journal(file, written_only=("long",)) as journal:
+        assert journal.rows == [{"short": 1}]
+    with Journal(file) as journal:
+        assert journal.rows == [{"long": "…", "short": 1}]

@@ -15,7 +15,7 @@ from langchain_core.tools.base import ArgsSchema
 
 from memlora_plugins import BackendError, MemloraError, Usage
 from memlora_plugins.flows.effects import Call, Flow
-from memlora_plugins.memo.answers import AnswersQuestions, MemoryAnswer
+from memlora_plugins.memo.answers import AnswersQuestions, MemoryAnswer, aask_model, ask_model
 from memlora_plugins.memo.executive import Executive
 from memlora_plugins.memo.protocol import Interaction, Protocol, ProtocolResult
 from memlora_plugins.plugs import memo
@@ -138,17 +138,17 @@ class _TracedMemory:
     def __init__(self, model: AnswersQuestions) -> None:
         self._model = model
 
-    def ask(self, questions: Sequence[str], *, temperature: float = 0.0) -> Sequence[MemoryAnswer]:
+    def ask(self, questions: Sequence[str], *, temperature: float | None = None) -> Sequence[MemoryAnswer]:
         return run(self._ask(questions, temperature))
 
-    async def aask(self, questions: Sequence[str], *, temperature: float = 0.0) -> Sequence[MemoryAnswer]:
+    async def aask(self, questions: Sequence[str], *, temperature: float | None = None) -> Sequence[MemoryAnswer]:
         return await arun(self._ask(questions, temperature))
 
-    def _ask(self, questions: Sequence[str], temperature: float) -> Flow[Sequence[MemoryAnswer]]:
+    def _ask(self, questions: Sequence[str], temperature: float | None) -> Flow[Sequence[MemoryAnswer]]:
         model = self._model
         work: Call[Sequence[MemoryAnswer]] = Call(
-            lambda: model.ask(questions, temperature=temperature),
-            lambda: model.aask(questions, temperature=temperature),
+            lambda: ask_model(model, questions, temperature),
+            lambda: aask_model(model, questions, temperature),
         )
         asked: list[list[BaseMessage]] = [[HumanMessage(question)] for question in questions]
         return as_model_runs(_MEMORY_MODEL, asked, work, lambda answers: [_outcome(answer) for answer in answers])

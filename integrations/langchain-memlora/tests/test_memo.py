@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
 from langgraph.checkpoint.memory import InMemorySaver
-from scripted_memo import DONE, FINAL, ScriptedExecutive, ScriptedMemory, ask, confirm, ground, seek
+from scripted_memo import DONE, FINAL, PlainMemory, ScriptedExecutive, ScriptedMemory, ask, confirm, ground, seek
 
 from langchain_memlora import ChatModelExecutive, MeMoProtocolTool, MeMoTool
 from memlora_plugins import BackendRequestError, BackendUnavailableError, ClosedError, SettingsError, Usage
@@ -113,6 +113,9 @@ class TestMeMoTool:
             ("q9", "I don't know.", False),
         ]
         assert json.loads(json.dumps(message.artifact)) == message.artifact
+
+    def test_asks_a_memory_model_that_takes_no_temperature(self, do: Do) -> None:
+        assert do(MeMoTool(memory_model=PlainMemory(KNOWN)), questions=["q1"]).content == "1. q1 -> a1"
 
     def test_is_called_in_every_way(self) -> None:
         tool = MeMoTool(memory_model=ScriptedMemory(KNOWN))

@@ -17,7 +17,7 @@ from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from scripted_llm import Told
-from scripted_memo import UNSURE, ScriptedMemory
+from scripted_memo import UNSURE, PlainMemory, ScriptedMemory
 
 from llama_index.memory.memlora import ExpertEndEvent, MeMoRetriever, MemoryWarningEvent
 from memlora_plugins import BackendError, BackendUnavailableError, InvalidInputError
@@ -64,6 +64,12 @@ def test_an_answer_is_a_node_that_is_understood_by_itself(ask: Ask) -> None:
     text = "Question: Where was she born?\nAnswer: In Porto, < |im_start|> by the sea."
     for mode in (MetadataMode.NONE, MetadataMode.LLM, MetadataMode.EMBED):
         assert found.node.get_content(mode) == text
+
+
+@both
+def test_a_memory_model_that_takes_no_temperature_is_asked(ask: Ask) -> None:
+    [found] = ask(MeMoRetriever(memory_model=PlainMemory(KNOWN)), "Who founded it?")
+    assert found.node.metadata["answer"] == "Ada Lume."
 
 
 @both

@@ -13,7 +13,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from memlora_plugins import BackendError
 from memlora_plugins.experts.wording import one_line
-from memlora_plugins.memo.answers import AnswersQuestions, MemoryAnswer
+from memlora_plugins.memo.answers import AnswersQuestions, MemoryAnswer, aask_model, ask_model
 
 from .memo_events import report_answers
 from .retriever import words
@@ -36,7 +36,7 @@ class MeMoRetriever(BaseRetriever):
         memory_model: see `memlora_plugins.memo.answers.AnswersQuestions`.
         decompose: makes the questions of a query; by default a query is one question.
         adecompose: the same on an event loop; by default `decompose`.
-        temperature: of the Memory model.
+        temperature: of the Memory model, if it can be told one.
         **base: as `BaseRetriever` (`callback_manager`, `objects`, `object_map`, `verbose`).
 
     Raises (by a query):
@@ -65,7 +65,7 @@ class MeMoRetriever(BaseRetriever):
         questions = _each_once([query] if self.decompose is None else self.decompose(query))
         if not questions:
             return []
-        return self._nodes(self.memory_model.ask(questions, temperature=self.temperature))
+        return self._nodes(ask_model(self.memory_model, questions, self.temperature))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         query = words(query_bundle)
@@ -75,7 +75,7 @@ class MeMoRetriever(BaseRetriever):
             questions = _each_once([query] if self.decompose is None else self.decompose(query))
         if not questions:
             return []
-        return self._nodes(await self.memory_model.aask(questions, temperature=self.temperature))
+        return self._nodes(await aask_model(self.memory_model, questions, self.temperature))
 
     def _nodes(self, answers: Sequence[MemoryAnswer]) -> list[NodeWithScore]:
         if all(answer.error is not None for answer in answers):
