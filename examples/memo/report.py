@@ -27,6 +27,8 @@ from memlora_plugins.files import write_whole
 from memlora_plugins.memo.answers import MemoryAnswer
 from memlora_plugins.memo.calibration import calibrate
 from memlora_plugins.memo.memory_model import MemoryModel
+from memlora_plugins.memo.merging.sweep import SWEEP, SweepRow, by_recall, sweep
+from memlora_plugins.memo.merging.sweep_report import table
 from memlora_plugins.memo.reflections import (
     STEPS,
     HeldOutQuestion,
@@ -35,8 +37,6 @@ from memlora_plugins.memo.reflections import (
     read_reflections,
     without_steps,
 )
-from memlora_plugins.memo.sweep import SWEEP, SweepRow, by_recall, sweep
-from memlora_plugins.memo.sweep_report import table
 from memlora_plugins.memo.training import MemoOptions, recalled, train_memory_model
 from memlora_plugins.training.identity import digest
 from memlora_plugins.training.trainer import TrainingEvent

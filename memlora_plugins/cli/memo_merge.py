@@ -18,7 +18,7 @@ from .training_options import Learning, Machine, first_process, hyper_parameters
 
 if TYPE_CHECKING:
     from ..memo.merging import MergedModel, MergeEvent
-    from ..memo.methods import Recipe
+    from ..memo.merging.methods import Recipe
 
 _HOW = "How they are merged"
 _SWEEP = "Trying all ways"
@@ -194,8 +194,8 @@ def update(
 
 def _recipe(memory: Path, given: dict[str, Any]) -> Recipe | None:
     """The earlier merge's with what was given; None to leave it to the library."""
-    from ..memo.methods import Recipe
-    from ..memo.task_vectors import notes
+    from ..memo.merging.methods import Recipe
+    from ..memo.merging.task_vectors import notes
 
     return Recipe.from_row((notes(memory).get("merge") or {}) | given) if given else None
 
@@ -211,8 +211,8 @@ def _sweep(
     device: Device,
     json: bool,
 ) -> None:
-    from ..memo import sweep as sweeping
-    from ..memo import sweep_report
+    from ..memo.merging import sweep as sweeping
+    from ..memo.merging import sweep_report
     from ..memo.reflections import read_held_out
     from ..training.identity import digest
 

@@ -18,7 +18,7 @@ from .output import complain, print_json, progress
 
 if TYPE_CHECKING:
     from ..memo.synthesis import SynthesisEvent
-    from ..memo.synthesis_report import SynthesisReport
+    from ..memo.synthesis.report import SynthesisReport
 
 _CORPUS = "The corpus"
 _STEPS = "What is asked"
@@ -153,7 +153,7 @@ def report(
     *, folder: Annotated[Path, typer.Argument(help="Where pairs were synthesized.")], json: Json = False
 ) -> None:
     """Tell what came of a synthesis: pairs and cost by step, what was discarded and left out, what failed."""
-    from ..memo.synthesis_report import read_report
+    from ..memo.synthesis.report import read_report
 
     _tell(read_report(folder), json)
 
@@ -180,7 +180,7 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell(found: SynthesisReport, json: bool) -> None:
-    from ..memo.synthesis_report import notes, tables
+    from ..memo.synthesis.report import notes, tables
 
     if json:
         print_json(found.model_dump(mode="json"))

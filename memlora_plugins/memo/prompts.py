@@ -11,38 +11,30 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import InvalidInputError
+from ..experts.schema import strict_object
 from ..experts.wording import one_line
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
 _TEXT = {"type": "string"}
-_QUESTIONS = {"type": "array", "items": _object(question=_TEXT)}
+_QUESTIONS = {"type": "array", "items": strict_object(question=_TEXT)}
 
-GROUNDING_SCHEMA = _object(sub_questions=_QUESTIONS)
-ENTITY_SCHEMA = _object(
+GROUNDING_SCHEMA = strict_object(sub_questions=_QUESTIONS)
+ENTITY_SCHEMA = strict_object(
     known_facts={"type": "array", "items": _TEXT},
-    candidate_entities={"type": "array", "items": _object(name=_TEXT, rank={"type": "integer"})},
+    candidate_entities={"type": "array", "items": strict_object(name=_TEXT, rank={"type": "integer"})},
     entity_confirmed={"type": "boolean"},
     confirmed_entity=_TEXT,
     decision={"type": "string", "enum": ["ask", "exhaust"]},
-    sub_questions={"type": "array", "items": _object(question=_TEXT, targets_candidate=_TEXT)},
+    sub_questions={"type": "array", "items": strict_object(question=_TEXT, targets_candidate=_TEXT)},
 )
-ANSWER_SCHEMA = _object(
+ANSWER_SCHEMA = strict_object(
     known_facts={"type": "array", "items": _TEXT},
     remaining_unknowns={"type": "array", "items": _TEXT},
     decision={"type": "string", "enum": ["ask", "answer"]},
     entity_pivot=_TEXT,
     sub_questions=_QUESTIONS,
 )
-SYNTHESIS_SCHEMA = _object(final_answer=_TEXT, justification=_TEXT)
+SYNTHESIS_SCHEMA = strict_object(final_answer=_TEXT, justification=_TEXT)
 
 _MEMORY = """\
 You answer a question with the help of a Memory model. It was trained on documents that you cannot see, it answers \

@@ -21,11 +21,11 @@ from ..training.checkpoints import check_replaceable
 from ..training.identity import digest
 from ..training.trainer import TrainingEvent
 from .card import TrainedDocument, read_card
-from .merged_card import found_again, parts_of
 from .merging import MergedModel, MergeEvent, merge
-from .methods import Recipe
+from .merging.card import found_again, parts_of
+from .merging.methods import Recipe
+from .merging.task_vectors import notes
 from .reflections import HeldOutQuestion, Reflection
-from .task_vectors import notes
 from .training import MemoOptions, TrainedMemoryModel, train_memory_model
 
 log = logging.getLogger(__name__)

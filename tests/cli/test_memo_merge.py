@@ -11,9 +11,9 @@ from merge_models import trained
 from reflections_by_heart import BY_HEART, held_out, reflections
 from tiny_model import TinyModel
 
-from memlora_plugins.memo import sweep as sweeping
 from memlora_plugins.memo.card import TrainedDocument
-from memlora_plugins.memo.methods import Recipe
+from memlora_plugins.memo.merging import sweep as sweeping
+from memlora_plugins.memo.merging.methods import Recipe
 from memlora_plugins.memo.reflections import write_rows
 from memlora_plugins.memo.training import memo_options, train_memory_model
 

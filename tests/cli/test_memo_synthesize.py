@@ -12,7 +12,7 @@ from fake_generator import FakeGenerator, pairs_of
 from fake_server import Fault
 
 from memlora_plugins.memo.reflections import read_reflections
-from memlora_plugins.memo.synthesis_report import SynthesisReport
+from memlora_plugins.memo.synthesis.report import SynthesisReport
 
 
 @pytest.fixture

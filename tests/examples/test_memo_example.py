@@ -15,6 +15,7 @@ from make_model import FIRST_TEN
 from material import HELD_OUT, OPTIONS, read_isles, synthesize_isles
 from recorded_generator import RecordedGenerator, read_replies
 
+from memlora_plugins.memo.merging.sweep import SWEEP
 from memlora_plugins.memo.reflections import (
     STEPS,
     Reflection,
@@ -23,7 +24,6 @@ from memlora_plugins.memo.reflections import (
     without_steps,
     write_rows,
 )
-from memlora_plugins.memo.sweep import SWEEP
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from memlora_plugins.errors import SettingsError
 from memlora_plugins.memo.card import read_card
 from memlora_plugins.memo.memory_model import MemoryModel
 from memlora_plugins.memo.merging import merge
-from memlora_plugins.memo.methods import Recipe
+from memlora_plugins.memo.merging.methods import Recipe
 from memlora_plugins.memo.reflections import Reflection
 from memlora_plugins.memo.training import MemoOptions, memo_options, train_memory_model
 from memlora_plugins.memo.update import part_options, update

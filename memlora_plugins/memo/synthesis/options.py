@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .reflections import STEPS, Step
+from ..reflections import STEPS, Step
 
 
 class SynthesisOptions(BaseModel):

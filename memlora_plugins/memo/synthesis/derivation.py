@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from ..types import normalise
-from .reflections import STEPS, Reflection, Step
+from ...types import normalise
+from ..reflections import STEPS, Reflection, Step
 
 
 class Discarded(BaseModel):

@@ -14,16 +14,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import DatasetError
-from ..evaluation import plots
-from ..evaluation.report import Table
-from ..files import write_whole
-from ..training.recorded import RecordedUsage
-from ..types import normalise
+from ...errors import DatasetError
+from ...evaluation import plots
+from ...evaluation.report import Table
+from ...files import write_whole
+from ...training.recorded import RecordedUsage
+from ...types import normalise
+from ..reflections import STEPS, Reflection, Step, read_reflections, without_steps
 from .asking import StepFailure
 from .crossing import GroupPlan
-from .reflections import STEPS, Reflection, Step, read_reflections, without_steps
-from .synthesis_options import SynthesisOptions
+from .options import SynthesisOptions
 
 REPORT_FILE = "report.json"
 PLOT_FILE = "synthesis.png"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memlora_plugins.errors import ReplyError
-from memlora_plugins.memo import steps
 from memlora_plugins.memo.reflections import STEPS, Step
-from memlora_plugins.memo.steps import Said, Verdict, read_pairs, read_verdicts
+from memlora_plugins.memo.synthesis import steps
+from memlora_plugins.memo.synthesis.steps import Said, Verdict, read_pairs, read_verdicts
 
 ADA = Said("Where was Ada born?", "Porto")
 BEN = Said('What does "Ben" play?', "the cello, ä")

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingsError
+from ...errors import SettingsError
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingsError
-from ..serving.adapters import CONFIG_FILE, WEIGHTS_FILE
+from ...errors import SettingsError
+from ...serving.adapters import CONFIG_FILE, WEIGHTS_FILE
 from .task_vectors import LoraAdapter, Opened
 from .weight_files import Stored
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from memlora_plugins.errors import DatasetError
-from memlora_plugins.memo.asking import StepFailure
-from memlora_plugins.memo.crossing import GroupPlan
-from memlora_plugins.memo.derivation import derived, extracted
 from memlora_plugins.memo.reflections import Reflection, Step, write_rows
-from memlora_plugins.memo.synthesis_options import SynthesisOptions
-from memlora_plugins.memo.synthesis_report import (
+from memlora_plugins.memo.synthesis.asking import StepFailure
+from memlora_plugins.memo.synthesis.crossing import GroupPlan
+from memlora_plugins.memo.synthesis.derivation import derived, extracted
+from memlora_plugins.memo.synthesis.options import SynthesisOptions
+from memlora_plugins.memo.synthesis.report import (
     RunReport,
     StepWork,
     gzip_ratio,
@@ -164,7 +164,7 @@ def test_the_summary_and_the_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "(synthesis.png)" in summary
     assert (tmp_path / "synthesis.png").stat().st_size > 1000
 
-    monkeypatch.setattr("memlora_plugins.memo.synthesis_report.find_spec", lambda name: None)
+    monkeypatch.setattr("memlora_plugins.memo.synthesis.report.find_spec", lambda name: None)
     write(report, tmp_path / "plain")
     assert "install matplotlib" in (tmp_path / "plain" / "summary.md").read_text()
     assert not (tmp_path / "plain" / "synthesis.png").exists()

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memlora_plugins.errors import SettingsError
-from memlora_plugins.memo.weight_files import Stored, StoredWeights, write_weights
+from memlora_plugins.memo.merging.weight_files import Stored, StoredWeights, write_weights
 
 TENSORS = {
     "whole": torch.randn(7, 3),

@@ -10,13 +10,13 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from ..errors import BackendError, PromptTooLongError, ReplyError
-from ..flows.asking import RETRY_TEMPERATURE
-from ..serving.base import Request
-from ..training.recorded import RecordedModel
+from ...errors import BackendError, PromptTooLongError, ReplyError
+from ...flows.asking import RETRY_TEMPERATURE
+from ...serving.base import Request
+from ...training.recorded import RecordedModel
+from ..reflections import Step
 from . import steps
-from .reflections import Step
-from .synthesis_options import SynthesisOptions
+from .options import SynthesisOptions
 
 logger = logging.getLogger(__name__)
 

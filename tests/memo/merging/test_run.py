@@ -17,11 +17,11 @@ from tiny_model import TinyModel, make_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memlora_plugins.errors import AdapterInvalidError, MissingDependencyError, SettingsError, TrainingError
-from memlora_plugins.memo import merging
 from memlora_plugins.memo.card import read_card
 from memlora_plugins.memo.memory_model import MemoryModel
 from memlora_plugins.memo.merging import MergedModel, MergeEvent, merge
-from memlora_plugins.memo.methods import METHODS, MergeMethod, Recipe, combine
+from memlora_plugins.memo.merging import run as merging
+from memlora_plugins.memo.merging.methods import METHODS, MergeMethod, Recipe, combine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 

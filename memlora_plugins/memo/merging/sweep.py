@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DatasetError, InvalidInputError, SettingsError
-from ..serving.adapters import NOTES_FILE
-from ..training.identity import check_same, digest
-from ..training.journal import Journal
+from ...errors import DatasetError, InvalidInputError, SettingsError
+from ...serving.adapters import NOTES_FILE
+from ...training.identity import check_same, digest
+from ...training.journal import Journal
+from ..memory_model import MemoryModel
+from ..reflections import HeldOutQuestion
 from . import sweep_report
-from .memory_model import MemoryModel
-from .merging import MergeEvent, merge_opened, open_all
 from .methods import MergeMethod, Recipe
-from .reflections import HeldOutQuestion
+from .run import MergeEvent, merge_opened, open_all
 from .task_vectors import Opened
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def by_recall(held_out: Sequence[HeldOutQuestion], *, base: Path | str | None = 
     Raises:
         DatasetError: there are no questions.
     """
-    from .training import recalled
+    from ..training import recalled
 
     if not held_out:
         raise DatasetError("There are no held-out questions to score by.")

@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError
-from ..files import write_whole
-from ..serving.adapters import NOTES_FILE, is_hub_name
-from .card import MemoCard, TrainedDocument, read_card
+from ...errors import SettingsError
+from ...files import write_whole
+from ...serving.adapters import NOTES_FILE, is_hub_name
+from ..card import MemoCard, TrainedDocument, read_card
 from .methods import Recipe
 from .task_vectors import Opened, notes
 
@@ -79,7 +79,7 @@ def found_again(name: str, out: Path) -> Path:
 
 def readme(card: Mapping[str, Any]) -> str:
     """The card for people."""
-    from ..training.card import table
+    from ...training.card import table
 
     merged, memo = card["merge"], card["memo"]
     what = "A LoRA adapter for the model" if "rank" in merged else "The whole model, merged over"

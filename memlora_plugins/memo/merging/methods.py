@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..errors import SettingsError
+from ...errors import SettingsError
 
 if TYPE_CHECKING:
     import torch

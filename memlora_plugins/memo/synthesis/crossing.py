@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from .synthesis_options import SynthesisOptions
+from .options import SynthesisOptions
 
 T = TypeVar("T")
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ..experts.reply import find_json, unreadable
-from ..types import clean_text, normalise
-from .reflections import Step
+from ...experts.reply import find_json, unreadable
+from ...experts.schema import strict_object
+from ...types import clean_text, normalise
+from ..reflections import Step
 
 Kind = Literal["converging", "parallel"]
 """How a pair of step 5 joins two documents: facts of both about one thing, or a property that two things share."""
@@ -177,17 +178,8 @@ Reply with JSON and nothing else: {{"pairs": [{{"question": "â€¦", "answer": "â€
 }
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
 def _list_of(name: str, **properties: Any) -> dict[str, Any]:
-    return _object(**{name: {"type": "array", "items": _object(**properties)}})
+    return strict_object(**{name: {"type": "array", "items": strict_object(**properties)}})
 
 
 _TEXT = {"type": "string"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft.utils import merge_utils
 
 from memlora_plugins.errors import SettingsError
-from memlora_plugins.memo.methods import METHODS, MergeMethod, Recipe, combine
+from memlora_plugins.memo.merging.methods import METHODS, MergeMethod, Recipe, combine
 
 SEEDS = (11, 12, 13, 14)
 

@@ -13,10 +13,9 @@ from reflections_by_heart import held_out
 from tiny_model import TinyModel
 
 from memlora_plugins.errors import DatasetError, InvalidInputError, MissingDependencyError, SettingsError
-from memlora_plugins.memo import sweep_report
-from memlora_plugins.memo.merging import merge
-from memlora_plugins.memo.methods import Recipe
-from memlora_plugins.memo.sweep import SWEEP, SweepRow, by_recall, sweep
+from memlora_plugins.memo.merging import merge, sweep_report
+from memlora_plugins.memo.merging.methods import Recipe
+from memlora_plugins.memo.merging.sweep import SWEEP, SweepRow, by_recall, sweep
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_only_the_same_sweep_goes_on(tiny_model: TinyModel, models: list[Path], 
 def test_slerp_is_left_out_where_there_are_three(
     tiny_model: TinyModel, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memlora_plugins.memo.sweep.SWEEP", (Recipe(method="linear"), Recipe(method="slerp")))
+    monkeypatch.setattr("memlora_plugins.memo.merging.sweep.SWEEP", (Recipe(method="linear"), Recipe(method="slerp")))
     rows = sweep(tiny_model.path, models, tmp_path, score=Scores())
     assert [row.recipe.method for row in rows] == ["linear"]
     with pytest.raises(SettingsError, match="slerp merges two"):

@@ -23,11 +23,11 @@ from pydantic import ValidationError
 from memlora_plugins.errors import BackendRequestError, BackendUnavailableError, DatasetError, InvalidInputError
 from memlora_plugins.memo.card import read_trained_documents
 from memlora_plugins.memo.corpus import Chunk, Corpus, Document, Skipped
-from memlora_plugins.memo.crossing import plan
-from memlora_plugins.memo.derivation import Discarded
 from memlora_plugins.memo.reflections import STEPS, Reflection, Step, read_reflections, without_steps
 from memlora_plugins.memo.synthesis import SynthesisEvent, SynthesisOptions, synthesize
-from memlora_plugins.memo.synthesis_report import RunReport, SynthesisReport
+from memlora_plugins.memo.synthesis.crossing import plan
+from memlora_plugins.memo.synthesis.derivation import Discarded
+from memlora_plugins.memo.synthesis.report import RunReport, SynthesisReport
 from memlora_plugins.serving.openai_compatible import OpenAIBackend
 
 ADA = "Ada lives in Porto. Ada plays chess. She works at Sonae. It rains in Porto."
@@ -552,7 +552,7 @@ synthesize(wide_corpus(9, 3), backend, Path(sys.argv[2]), SynthesisOptions(concu
 
 
 def started(server: FakeGenerator, out: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "support")}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "support")}
     return subprocess.Popen([sys.executable, "-c", MANY, server.base_url, str(out)], env=environment)
 
 

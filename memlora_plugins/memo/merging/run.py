@@ -19,11 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependencyError, SettingsError
-from ..serving.local import model_folder
-from ..training.checkpoints import check_replaceable, put_in_place
-from .merged_adapter import check_adapters, write_adapter
-from .merged_card import merged_card, write_notes
+from ...errors import MissingDependencyError, SettingsError
+from ...serving.local import model_folder
+from ...training.checkpoints import check_replaceable, put_in_place
+from .adapter import check_adapters, write_adapter
+from .card import merged_card, write_notes
 from .methods import MergeMethod, Recipe, Slices, combine
 from .task_vectors import Opened, open_models
 from .weight_files import LARGEST_FILE, Stored, write_weights

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependencyError
-from ..evaluation import plots
-from ..evaluation.report import Table
-from ..files import write_whole
+from ...errors import MissingDependencyError
+from ...evaluation import plots
+from ...evaluation.report import Table
+from ...files import write_whole
 
 if TYPE_CHECKING:
     from .methods import Recipe

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AdapterInvalidError, SettingsError
-from ..serving.adapters import CONFIG_FILE, NOTES_FILE, WEIGHTS_FILE, base_config, preflight, weights_sha256
+from ...errors import AdapterInvalidError, SettingsError
+from ...serving.adapters import CONFIG_FILE, NOTES_FILE, WEIGHTS_FILE, base_config, preflight, weights_sha256
 from .weight_files import Stored, StoredWeights
 
 if TYPE_CHECKING:

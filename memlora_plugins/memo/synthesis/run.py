@@ -15,25 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DatasetError, InvalidInputError
-from ..evaluation.scratch import together
-from ..files import write_whole
-from ..training.calls import CallLog
-from ..training.recorded import RecordedModel, RecordedUsage
+from ...errors import DatasetError, InvalidInputError
+from ...evaluation.scratch import together
+from ...files import write_whole
+from ...training.calls import CallLog
+from ...training.recorded import RecordedModel, RecordedUsage
+from ..card import TrainedDocument
+from ..reflections import STEPS, Reflection, Step, write_rows
 from . import steps
 from .asking import Asking, Piece
-from .card import TrainedDocument
 from .crossing import Crossing, GroupPlan, drawn, plan
 from .derivation import Discarded, derived, distinct, extracted, final, key
-from .reflections import STEPS, Reflection, Step, write_rows
-from .synthesis_options import SynthesisOptions
-from .synthesis_report import RunReport, StepWork, SynthesisReport, report_of, write
+from .options import SynthesisOptions
+from .report import RunReport, StepWork, SynthesisReport, report_of, write
 
 if TYPE_CHECKING:
-    from ..serving.base import Backend
-    from .corpus import Chunk, Corpus
+    from ...serving.base import Backend
+    from ..corpus import Chunk, Corpus
 
-__all__ = ["SynthesisEvent", "SynthesisOptions", "SynthesisReport", "asynthesize", "synthesize"]
 
 logger = logging.getLogger(__name__)
 
