@@ -8,12 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 from ..errors import InvalidInputError
 from ..experts.schema import strict_object
 from ..experts.wording import one_line
-
 
 _TEXT = {"type": "string"}
 _QUESTIONS = {"type": "array", "items": strict_object(question=_TEXT)}
