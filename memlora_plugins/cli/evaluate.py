@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..evaluation.reading import GivenAnswer
     from ..evaluation.report import Table
     from ..evaluation.retrieval import Search
+    from ..training.journal import Journal
 
 _MODEL = "The model"
 _MODELS = "The models that answer"
@@ -205,14 +206,17 @@ def musique(
     """Make a corpus with groups and questions of MuSiQue; compare BM25, dense retrieval and MeMo.
 
     Retrieval needs no model but the embedder. Where a large model is given, it answers the questions from what was
-    found, and where a Memory model is given, with its help. A key of the Memory model's server is read from
-    MEMLORA_API_KEY.
+    found, and where a Memory model is given, with its help. Answers are kept as they come: run the same again after an
+    interruption, and none is asked for twice. A key of the Memory model's server is read from MEMLORA_API_KEY.
     """
     from ..core import build_embedder
     from ..evaluation import musique as benchmark
     from ..evaluation import reading
     from ..evaluation.retrieval import Bm25Search, DenseSearch
+    from ..memo.card import read_card
     from ..settings import load_settings
+    from ..training.identity import check_same, digest
+    from ..training.journal import Journal
 
     if (executive_url is None) != (executive_model is None):
         raise typer.BadParameter("--executive-url and --executive-model belong together; give both")
@@ -232,17 +236,29 @@ def musique(
         if executive_url and executive_model:
             if upper_bound:
                 searches["evidence alone"] = benchmark.evidence_search(data.questions)
-            answers = asyncio.run(
-                _answered(
-                    data,
-                    searches,
-                    (executive_url, executive_model),
-                    None if memory is None else (memory, memory_url, memory_base),
-                    top_k=top_k,
-                    limit=questions,
-                    concurrency=concurrency,
-                )
+            check_same(
+                out / "answering.json",
+                {
+                    "large model": executive_model,
+                    "embedder": used.name,
+                    "corpus": digest([document.sha256 for document in data.documents]),
+                    "number of documents to read": str(top_k),
+                    **({} if memory is None else {"Memory model": digest(read_card(memory).row())}),
+                },
             )
+            with Journal(out / "answering.jsonl") as journal:
+                answers = asyncio.run(
+                    _answered(
+                        data,
+                        searches,
+                        (executive_url, executive_model),
+                        None if memory is None else (memory, memory_url, memory_base),
+                        journal,
+                        top_k=top_k,
+                        limit=questions,
+                        concurrency=concurrency,
+                    )
+                )
             reading.write_answers(out / "answers.jsonl", answers)
     finally:
         used.close()
@@ -292,6 +308,7 @@ async def _answered(
     searches: Mapping[str, Search],
     endpoint: tuple[str, str],
     memory: tuple[Path, str | None, str | None] | None,
+    journal: Journal,
     *,
     top_k: int,
     limit: int | None,
@@ -323,7 +340,8 @@ async def _answered(
             def show(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
 
-            return await aanswers(data.questions[:limit], methods, concurrency=concurrency, progress=show)
+            asked = data.questions[:limit]
+            return await aanswers(asked, methods, concurrency=concurrency, progress=show, journal=journal)
 
 
 def opener(base: str, base_url: str | None, api: str = Api.vllm.value) -> Opener:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import BackendRequestError, BackendTimeoutError, DatasetError, PromptTooLongError, ReplyError
 from ..experts import generation
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..memo.documents import Document
     from ..memo.protocol import Protocol
     from ..serving.base import Backend
+    from ..training.journal import Journal
     from .retrieval import Search
 
 TOP_K = 9
@@ -121,19 +122,33 @@ async def aanswers(
     *,
     concurrency: int = 8,
     progress: Callable[[int, int], None] | None = None,
+    journal: Journal | None = None,
 ) -> list[GivenAnswer]:
     """What every method says to every question, with its scores; `concurrency` questions at once.
 
-    A question that is refused, takes too long or gets an unreadable reply is worth 0 and told as an error.
+    A question that is refused, takes too long or gets an unreadable reply is worth 0 and told as an error. Answers are
+    kept in `journal` as they come, and those that it holds are not asked for again; errors are.
 
     Raises:
         BackendUnavailableError, BackendNotConfiguredError, AdapterError: a model is out of reach.
+        DatasetError: the journal cannot be written, or holds something else.
     """
+    known = {} if journal is None else _answered_before(journal)
     gate = asyncio.Semaphore(concurrency)
     done, total = 0, len(questions) * len(methods)
 
     async def one(method: str, question: Question) -> GivenAnswer:
         nonlocal done
+        before = known.get((method, question.id))
+        given = before or await ask(method, question)
+        if journal is not None and before is None:
+            journal.add(given.model_dump(mode="json"))
+        done += 1
+        if progress is not None:
+            progress(done, total)
+        return given
+
+    async def ask(method: str, question: Question) -> GivenAnswer:
         said: str | None = None
         spent, problem = Usage(), None
         async with gate:
@@ -141,9 +156,6 @@ async def aanswers(
                 said, spent = await methods[method](question.text)
             except (BackendRequestError, BackendTimeoutError, ReplyError) as error:
                 problem = f"{type(error).__name__}: {error}"
-        done += 1
-        if progress is not None:
-            progress(done, total)
         return GivenAnswer(
             method=method,
             id=question.id,
@@ -216,6 +228,19 @@ def write_answers(path: Path, answers: Sequence[GivenAnswer]) -> None:
         write_whole(path, "".join(f"{answer.model_dump_json()}\n" for answer in answers))
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}") from error
+
+
+def _answered_before(journal: Journal) -> dict[tuple[str, str], GivenAnswer]:
+    """What was answered without an error, by method and question.
+
+    Raises:
+        DatasetError: the journal holds something else.
+    """
+    try:
+        rows = [GivenAnswer.model_validate(row) for row in journal.rows]
+    except ValidationError as error:
+        raise DatasetError(f"{journal.path} holds something that is no answer; use another folder.") from error
+    return {(row.method, row.id): row for row in rows if row.error is None}
 
 
 def _score(metric: str, said: str | None, right: Sequence[str]) -> float:

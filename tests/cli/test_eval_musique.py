@@ -11,7 +11,7 @@ from typing import Any
 import hops
 import pytest
 from commands import Memlora
-from fake_server import FakeModelServer
+from fake_server import FakeModelServer, Fault
 from scripted_memo import DONE, confirm, ground
 
 from memlora_plugins.evaluation import musique
@@ -121,6 +121,20 @@ def test_bm25_dense_and_memo_side_by_side(
     assert all(len(body["messages"]) == 1 for body in memory_server.requests)
     assert executive.headers["authorization"] == "Bearer large-key"
     assert memory_server.headers["authorization"] == "Bearer memory-key"
+
+
+def test_answers_are_asked_for_once(memlora: Memlora, file: Path, executive: FakeModelServer) -> None:
+    """A large model that goes away in the middle costs what was not answered, and nothing else."""
+    words = ["eval", "musique", str(file), "-o", "out", "--executive-url", executive.base_url]
+    words += ["--executive-model", "large", "--concurrency", "1"]
+    executive.fail(None, None, *[Fault(status=503)] * 4)
+    memlora(*words, code=1)
+    asked = len(executive.requests)
+    whole = memlora(*words, "--json")
+    assert len(executive.requests) == asked + 4, "two of the six answers were there"
+    assert memlora(*words, "--json").stdout == whole.stdout
+    assert len(executive.requests) == asked + 4
+    assert "another number of documents to read" in memlora(*words, "--top-k", "2", code=1).stderr
 
 
 def test_the_first_questions_and_documents_only(memlora: Memlora, file: Path, executive: FakeModelServer) -> None:
