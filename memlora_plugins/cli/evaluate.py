@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .executive import ExecutiveOptions
 from .options import Json, adapters, command
 from .output import console, print_json, progress, table, visible
 
@@ -169,18 +169,7 @@ def musique(
     negatives: Annotated[int, typer.Option(min=0, help="Paragraphs beside each one of evidence that do not help.")] = 1,
     embedder: Embedder = None,
     embedder_url: EmbedderUrl = None,
-    executive_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MEMLORA_EXECUTIVE_URL",
-            help="An OpenAI-compatible server of a large model; its key is read from MEMLORA_EXECUTIVE_API_KEY.",
-            rich_help_panel=_MODELS,
-        ),
-    ] = None,
-    executive_model: Annotated[
-        str | None,
-        typer.Option(envvar="MEMLORA_EXECUTIVE_MODEL", help="The name of that model.", rich_help_panel=_MODELS),
-    ] = None,
+    executive: ExecutiveOptions,
     memory: Annotated[
         Path | None, typer.Option(help="A Memory model of the corpus: its folder.", rich_help_panel=_MODELS)
     ] = None,
@@ -218,11 +207,10 @@ def musique(
     from ..training.identity import check_same, digest
     from ..training.journal import Journal
 
-    if (executive_url is None) != (executive_model is None):
-        raise typer.BadParameter("--executive-url and --executive-model belong together; give both")
+    answering = executive.named
     data = benchmark.load(file, negatives=negatives)
     written = data.write(out)
-    needed = _needed(executive_url, memory, written[0])
+    needed = _needed(answering, memory, written[0])
     used = build_embedder(load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url))
     answers: list[GivenAnswer] = []
     try:
@@ -233,13 +221,13 @@ def musique(
             )
         searches: dict[str, Search] = {"BM25": Bm25Search(data.documents), "dense": dense}
         found = benchmark.measure(data.questions, searches)
-        if executive_url and executive_model:
+        if answering:
             if upper_bound:
                 searches["evidence alone"] = benchmark.evidence_search(data.questions)
             check_same(
                 out / "answering.json",
                 {
-                    "large model": executive_model,
+                    "large model": str(executive.executive_model),
                     "embedder": used.name,
                     "corpus": digest([document.sha256 for document in data.documents]),
                     "number of documents to read": str(top_k),
@@ -251,7 +239,7 @@ def musique(
                     _answered(
                         data,
                         searches,
-                        (executive_url, executive_model),
+                        executive,
                         None if memory is None else (memory, memory_url, memory_base),
                         journal,
                         top_k=top_k,
@@ -287,10 +275,10 @@ def musique(
         show.print(line, soft_wrap=True)
 
 
-def _needed(executive_url: str | None, memory: Path | None, corpus: Path) -> list[str]:
+def _needed(answering: bool, memory: Path | None, corpus: Path) -> list[str]:
     """What is missing for the whole comparison."""
     lines = []
-    if executive_url is None:
+    if not answering:
         lines.append(
             "To compare answers, a large model is needed: name its OpenAI-compatible server with --executive-url and "
             "--executive-model."
@@ -306,7 +294,7 @@ def _needed(executive_url: str | None, memory: Path | None, corpus: Path) -> lis
 async def _answered(
     data: MuSiQue,
     searches: Mapping[str, Search],
-    endpoint: tuple[str, str],
+    executive: ExecutiveOptions,
     memory: tuple[Path, str | None, str | None] | None,
     journal: Journal,
     *,
@@ -314,15 +302,14 @@ async def _answered(
     limit: int | None,
     concurrency: int,
 ) -> list[GivenAnswer]:
-    """What the large model at `endpoint` (URL, name) answers; `memory` is folder, URL and base of a Memory model."""
+    """What the large model answers; `memory` is folder, URL and base of a Memory model."""
     from contextlib import AsyncExitStack
 
     from ..evaluation.reading import aanswers, memo, reader
-    from ..serving.openai_compatible import OpenAIBackend
     from ..settings import load_settings
 
     async with AsyncExitStack() as opened:
-        backend = OpenAIBackend(*endpoint, api_key=os.environ.get("MEMLORA_EXECUTIVE_API_KEY"))
+        backend = executive.backend()
         opened.push_async_callback(backend.aclose)
         methods = {name: reader(backend, data.documents, search, k=top_k) for name, search in searches.items()}
         if memory is not None:

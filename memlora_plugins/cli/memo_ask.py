@@ -13,15 +13,15 @@ import typer
 
 from ..errors import DatasetError
 from ..types import Stage
+from .executive import ExecutiveOptions
 from .options import Json, command
 from .output import complain, console, jsonable, print_json, table, visible
+from .serve import ServerOptions, run_in_foreground
 
 if TYPE_CHECKING:
     from ..memo.answers import MemoryAnswer
     from ..memo.memory_model import MemoryModel
     from ..memo.protocol import Interaction, Protocol, ProtocolResult
-
-_EXECUTIVE = "An Executive, to reason about what the Memory model says"
 
 Folder = Annotated[str, typer.Argument(metavar="MODEL", help="The Memory model's folder.")]
 Base = Annotated[
@@ -56,19 +56,8 @@ def ask(
     name: ServedAs = None,
     temperature: Annotated[float, typer.Option(min=0, help="Of the Memory model when it is asked directly.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of the Memory model, in tokens.")] = 256,
-    executive_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MEMLORA_EXECUTIVE_URL",
-            help="An OpenAI-compatible endpoint; its key is read from MEMLORA_EXECUTIVE_API_KEY.",
-            rich_help_panel=_EXECUTIVE,
-        ),
-    ] = None,
-    executive_model: Annotated[
-        str | None,
-        typer.Option(envvar="MEMLORA_EXECUTIVE_MODEL", help="The model there.", rich_help_panel=_EXECUTIVE),
-    ] = None,
-    method: Annotated[Method, typer.Option(help="How it asks.", rich_help_panel=_EXECUTIVE)] = Method.structured,
+    executive: ExecutiveOptions,
+    method: Annotated[Method, typer.Option(help="How the large model asks.")] = Method.structured,
     json: Json = False,
 ) -> None:
     """Ask a Memory model what it learned; with --executive-url, have a large model find an answer with its help.
@@ -76,13 +65,12 @@ def ask(
     The key of the server at --base-url, if any, is read from MEMLORA_API_KEY. What the Executive asks and is told is
     shown on standard error as it happens.
     """
-    if (executive_url is None) != (executive_model is None):
-        raise typer.BadParameter("--executive-url and --executive-model go together")
+    reasoning = executive.named
     with _opened(model, base, base_url, name, max_tokens) as memory_model:
-        if executive_url is None or executive_model is None:
-            _tell_answers(memory_model.ask(questions, temperature=temperature), json)
+        if reasoning:
+            _reason(memory_model, executive, method, questions, json)
         else:
-            _reason(memory_model, executive_url, executive_model, method, questions, json)
+            _tell_answers(memory_model.ask(questions, temperature=temperature), json)
 
 
 @command
@@ -148,37 +136,17 @@ def serve(
     *,
     model: Folder,
     base: Base = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str, typer.Option(help="The name that it is served under.")] = "memory",
-    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest question and answer, in tokens.")] = None,
-    kv_cache_gb: Annotated[int, typer.Option(min=1, help="Memory for the KV cache on a CPU, in GB.")] = 1,
-    log_file: Annotated[Path | None, typer.Option(help="Where vLLM's own log goes.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds it may take to become healthy.")] = 600.0,
-    vllm_arg: Annotated[
-        list[str] | None, typer.Option(help="An argument for vLLM as it is: --vllm-arg=--dtype=bfloat16. Repeatable.")
-    ] = None,
+    options: ServerOptions,
 ) -> None:
     """Start a vLLM server with a Memory model; Ctrl-C stops it. Its API key, if any, is read from MEMLORA_API_KEY."""
     from ..memo.models import served_as
-    from ..serving.server import VLLMServer
-    from .serve import run_in_foreground
 
     folder, adapters = served_as(model, name, base)
-    server = VLLMServer(
-        folder,
-        adapters,
-        host=host,
-        port=port,
-        served_model_name=None if adapters else name,
-        max_model_len=max_model_len,
-        kv_cache_gb=kv_cache_gb,
-        api_key=os.environ.get("MEMLORA_API_KEY"),
-        log_file=log_file,
-        extra_args=vllm_arg or (),
-    )
+    server = options.server(folder, adapters, None if adapters else name, os.environ.get("MEMLORA_API_KEY"))
     called = "" if name == "memory" else f" --name {name}"
-    run_in_foreground(server, timeout, f'memlora memo ask {model} "QUESTION" --base-url {server.base_url}{called}')
+    usage = f'memlora memo ask {model} "QUESTION" --base-url {server.base_url}{called}'
+    run_in_foreground(server, options.timeout, usage)
 
 
 @contextmanager
@@ -229,14 +197,13 @@ def _said(answer: MemoryAnswer) -> str:
 
 
 def _reason(
-    memory_model: MemoryModel, url: str, model: str, method: Method, questions: Sequence[str], json: bool
+    memory_model: MemoryModel, executive: ExecutiveOptions, method: Method, questions: Sequence[str], json: bool
 ) -> None:
     """The whole protocol, for one question after the other."""
     from ..memo.executive import EndpointExecutive
     from ..memo.protocol import Protocol
-    from ..serving.openai_compatible import OpenAIBackend
 
-    backend = OpenAIBackend(url, model, api_key=os.environ.get("MEMLORA_EXECUTIVE_API_KEY"))
+    backend = executive.backend()
     try:
         protocol = Protocol(executive=EndpointExecutive(backend), memory_model=memory_model, method=method.value)
         results = [_streamed(protocol, question, quiet=json) for question in questions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +16,53 @@ from .options import adapters, command
 from .output import complain, console, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from pydantic import SecretStr
 
     from ..serving.server import VLLMServer
 
 _LOOK_SECONDS = 0.5
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How a vLLM server is run."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000
+    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest prompt and reply, in tokens.")] = None
+    kv_cache_gb: Annotated[int, typer.Option(min=1, help="Memory for the KV cache on a CPU, in GB.")] = 1
+    log_file: Annotated[Path | None, typer.Option(help="Where vLLM's own log goes.")] = None
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds it may take to become healthy.")] = 600.0
+    vllm_arg: Annotated[
+        list[str] | None, typer.Option(help="An argument for vLLM as it is: --vllm-arg=--dtype=bfloat16. Repeatable.")
+    ] = None
+
+    def server(
+        self,
+        model: str | Path,
+        adapters: Mapping[str, str | Path],
+        served_model_name: str | None,
+        api_key: str | SecretStr | None,
+    ) -> VLLMServer:
+        """The server, not started yet. Raises what `VLLMServer` raises."""
+        from ..serving.server import VLLMServer
+
+        return VLLMServer(
+            model,
+            adapters,
+            host=self.host,
+            port=self.port,
+            served_model_name=served_model_name,
+            max_model_len=self.max_model_len,
+            kv_cache_gb=self.kv_cache_gb,
+            api_key=api_key,
+            log_file=self.log_file,
+            extra_args=self.vllm_arg or (),
+        )
 
 
 @command
@@ -32,37 +73,17 @@ def serve(
         list[str] | None,
         typer.Option(metavar="EXPERT=PATH", help="A LoRA expert, served under that name. Repeatable."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="The name the base model is served under.")] = None,
-    max_model_len: Annotated[int | None, typer.Option(min=1, help="Longest prompt and reply, in tokens.")] = None,
-    kv_cache_gb: Annotated[int, typer.Option(min=1, help="Memory for the KV cache on a CPU, in GB.")] = 1,
-    log_file: Annotated[Path | None, typer.Option(help="Where vLLM's own log goes.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds it may take to become healthy.")] = 600.0,
-    vllm_arg: Annotated[
-        list[str] | None, typer.Option(help="An argument for vLLM as it is: --vllm-arg=--dtype=bfloat16. Repeatable.")
-    ] = None,
+    options: ServerOptions,
 ) -> None:
     """Start a vLLM server with the experts; Ctrl-C stops it. Its API key, if any, is read from MEMLORA_API_KEY."""
-    from ..serving.server import VLLMServer
     from ..settings import load_settings
 
     settings = load_settings(model=model, adapters=adapters(adapter))
-    server = VLLMServer(
-        model,
-        settings.adapters,
-        host=host,
-        port=port,
-        served_model_name=name,
-        max_model_len=max_model_len,
-        kv_cache_gb=kv_cache_gb,
-        api_key=settings.api_key,
-        log_file=log_file,
-        extra_args=vllm_arg or (),
-    )
+    server = options.server(model, settings.adapters, name, settings.api_key)
     names = "".join(f" --adapter {name}={name}" for name in settings.adapters)
     run_in_foreground(
-        server, timeout, f"memlora chat --user YOU --base-url {server.base_url} --model {server.model}{names}"
+        server, options.timeout, f"memlora chat --user YOU --base-url {server.base_url} --model {server.model}{names}"
     )
 
 

@@ -130,7 +130,7 @@ def test_with_an_executive(
 
 
 def test_an_executive_takes_both_options(memlora: Memlora, full: Path) -> None:
-    assert "go together" in memlora("memo", "ask", str(full), "Q?", "--executive-url", "http://x", code=2).stderr
+    assert "belong together" in memlora("memo", "ask", str(full), "Q?", "--executive-url", "http://x", code=2).stderr
     memlora("memo", "ask", str(full), code=2)
 
 

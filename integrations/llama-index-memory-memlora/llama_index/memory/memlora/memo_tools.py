@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from llama_index.core.settings import Settings
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index.core.tools.tool_spec.base import SPEC_FUNCTION_TYPE, BaseToolSpec
-from pydantic import BaseModel, ValidationError
 
 from memlora_plugins import InvalidInputError, MemloraError, SettingsError
 from memlora_plugins.flows.effects import Call, Flow
@@ -18,8 +17,7 @@ from memlora_plugins.plugs.doors import arun, run
 from memlora_plugins.plugs.memo import AskArguments, ResearchArguments
 
 from .memo_events import aconclude, conclude, report_answers
-
-A = TypeVar("A", bound=BaseModel)
+from .tools import described, read
 
 
 class MeMoToolSpec(BaseToolSpec):
@@ -50,11 +48,7 @@ class MeMoToolSpec(BaseToolSpec):
         func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
     ) -> list[FunctionTool]:
         """The tools, each with its sync and its async function."""
-        metadata = dict(func_to_metadata_mapping or {})
-        for name, ours in _METADATA.items():
-            if metadata.keys().isdisjoint((name, f"a{name}")):
-                metadata[name] = metadata[f"a{name}"] = ours
-        return super().to_tool_list(spec_functions, metadata)
+        return super().to_tool_list(spec_functions, described(func_to_metadata_mapping, _METADATA))
 
     def ask_memory_model(self, **asked: Any) -> str:
         """Ask short questions (`questions`), all at once."""
@@ -73,12 +67,12 @@ class MeMoToolSpec(BaseToolSpec):
         return await arun(_told(self._research(asked)))
 
     def _ask(self, asked: dict[str, Any]) -> Flow[str]:
-        done = yield from memo.ask(self.memory_model, _read(AskArguments, asked))
+        done = yield from memo.ask(self.memory_model, read(AskArguments, asked))
         report_answers(done.result, self.memory_model, Settings.callback_manager)
         return done.told
 
     def _research(self, asked: dict[str, Any]) -> Flow[str]:
-        question, protocol = _read(ResearchArguments, asked).question, self.protocol
+        question, protocol = read(ResearchArguments, asked).question, self.protocol
         callbacks = Settings.callback_manager
         if protocol is None:
             raise SettingsError("There is no protocol to research with; make MeMoToolSpec with protocol=….")
@@ -99,17 +93,6 @@ def _told(work: Flow[str]) -> Flow[str]:
         raise
     except MemloraError as error:
         raise MemloraError(memo.problem(error)) from error
-
-
-def _read(kind: type[A], asked: dict[str, Any]) -> A:
-    """
-    Raises:
-        InvalidInputError: what the model passed cannot be used.
-    """
-    try:
-        return kind.model_validate(asked)
-    except ValidationError as error:
-        raise InvalidInputError(memo.refused(error)) from None
 
 
 _METADATA = {

@@ -2,6 +2,7 @@
 
 # Without `from __future__ import annotations`: LlamaIndex looks for the parameter that is annotated `Context` itself.
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from llama_index.core.async_utils import asyncio_run
@@ -63,11 +64,7 @@ class MemLoRAToolSpec(BaseToolSpec):
         func_to_metadata_mapping: dict[str, ToolMetadata] | None = None,
     ) -> list[FunctionTool]:
         """The tools, each with its sync and its async function."""
-        metadata = dict(func_to_metadata_mapping or {})
-        for name, ours in _METADATA.items():
-            if metadata.keys().isdisjoint((name, f"a{name}")):
-                metadata[name] = metadata[f"a{name}"] = ours
-        made = super().to_tool_list(spec_functions, metadata)
+        made = super().to_tool_list(spec_functions, described(func_to_metadata_mapping, _METADATA))
         if self.user_id is not None:
             for tool in made:  # so that they can be called outside of a workflow, too
                 tool.requires_context, tool.ctx_param_name = False, None
@@ -98,19 +95,19 @@ class MemLoRAToolSpec(BaseToolSpec):
         return await arun(self._forget(ctx, asked))
 
     def _search(self, ctx: Any, asked: dict[str, Any]) -> Flow[str]:
-        arguments = _read(SearchArguments, asked)
+        arguments = read(SearchArguments, asked)
         scope = yield from self._scope(ctx)
         return (yield from tools.search(self.memory, scope, arguments)).told
 
     def _save(self, ctx: Any, asked: dict[str, Any]) -> Flow[str]:
-        arguments = _read(SaveArguments, asked)
+        arguments = read(SaveArguments, asked)
         scope = yield from self._scope(ctx)
         done = yield from tools.save(self.memory, scope, arguments, wait=self.wait)
         report(done.result, self.memory, Settings.callback_manager)
         return done.told
 
     def _forget(self, ctx: Any, asked: dict[str, Any]) -> Flow[str]:
-        arguments = _read(ForgetArguments, asked)
+        arguments = read(ForgetArguments, asked)
         scope = yield from self._scope(ctx)
         return (yield from tools.forget(self.memory, scope, arguments)).told
 
@@ -128,8 +125,20 @@ class MemLoRAToolSpec(BaseToolSpec):
         return Scope(user_id, self.agent_id)
 
 
-def _read(kind: type[A], asked: dict[str, Any]) -> A:
+def described(given: dict[str, ToolMetadata] | None, ours: Mapping[str, ToolMetadata]) -> dict[str, ToolMetadata]:
+    """What tools are called and take, by function: as `given`, and where it says nothing of a function and its
+    asynchronous twin, as `ours`.
     """
+    metadata = dict(given or {})
+    for name, one in ours.items():
+        if metadata.keys().isdisjoint((name, f"a{name}")):
+            metadata[name] = metadata[f"a{name}"] = one
+    return metadata
+
+
+def read(kind: type[A], asked: dict[str, Any]) -> A:
+    """What a model passed, as arguments.
+
     Raises:
         InvalidInputError: what the model passed cannot be used.
     """
