@@ -5,7 +5,7 @@
     memlora memo serve build/memo/model --port 8000
 
 The documents are about isles that do not exist. The large Generator is a recording (`recorded_generator.py`), the
-rest is real: the synthesis, the training, the model. On two cores it takes some ten minutes.
+rest is real: the synthesis, the training, the model. On two cores it takes six to seven minutes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIRST_TEN = (
     "bruno-achterberg.md",
     "felix-onwudi.md",
 )
-"""Documents that have much to do with each other, for a model that is made in a minute or two."""
+"""Documents that have much to do with each other, for a model that is made in three minutes."""
 
 
 def make_model(work: Path, *, ten_documents: bool = False, threads: int = 1) -> Path:
@@ -68,7 +68,7 @@ def make_model(work: Path, *, ten_documents: bool = False, threads: int = 1) -> 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build") / "memo")
-    parser.add_argument("--ten-documents", action="store_true", help="a tenth of the time, a quarter of the isles")
+    parser.add_argument("--ten-documents", action="store_true", help="half the time, a quarter of the isles")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     folder = make_model(given.work, ten_documents=given.ten_documents, threads=given.threads)

@@ -25,7 +25,7 @@ from memlora_plugins.evaluation.metrics import exact_match
 from memlora_plugins.evaluation.report import Table
 from memlora_plugins.files import write_whole
 from memlora_plugins.memo.answers import MemoryAnswer
-from memlora_plugins.memo.calibration import calibrate
+from memlora_plugins.memo.calibration import judged
 from memlora_plugins.memo.memory_model import MemoryModel
 from memlora_plugins.memo.merging.sweep import SWEEP, SweepRow, by_recall, sweep
 from memlora_plugins.memo.merging.sweep_report import table
@@ -155,9 +155,10 @@ def _measured(
     )
     with MemoryModel.open(folder, device="cpu") as model:
         learned = _learned(reflections, model.ask([pair.question for pair in reflections]))
-        answers = model.ask([question.question for question in asked or held_out])
-        found = calibrate(model, held_out, unanswerable=UNKNOWN)
-    overall, kinds = recalled(asked or held_out, [answer.text for answer in answers])
+        asked = asked or held_out
+        said = dict(zip(asked, model.ask([question.question for question in asked]), strict=True))
+        found = judged(held_out, [*(said[one] for one in held_out), *model.ask(UNKNOWN)], "balanced")
+    overall, kinds = recalled(asked, [answer.text for answer in said.values()])
     row = {
         "made_of": made_of,
         "reflections": len(reflections),

@@ -14,7 +14,7 @@ from .evaluate import print_tables
 from .memo_train import all_reflections, documents_of
 from .options import Json, command
 from .output import complain, console, print_json, progress
-from .training_options import Learning, Machine, first_process, hyper_parameters, told_of
+from .training_options import Device, Learning, Machine, first_process, hyper_parameters, told_of
 
 if TYPE_CHECKING:
     from ..memo.merging import MergedModel, MergeEvent
@@ -33,13 +33,6 @@ class Method(StrEnum):
     ties = "ties"
     dare_linear = "dare_linear"
     dare_ties = "dare_ties"
-
-
-class Device(StrEnum):
-    """Where the questions of a sweep are answered."""
-
-    auto = "auto"
-    cpu = "cpu"
 
 
 @command
@@ -82,7 +75,7 @@ def merge(
         float | None,
         typer.Option(help="Recall of a model trained on everything, to compare with.", rich_help_panel=_SWEEP),
     ] = None,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU.", rich_help_panel=_SWEEP)] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where they are answered.", rich_help_panel=_SWEEP)] = Device.auto,
     json: Json = False,
 ) -> None:
     """Merge Memory models of several corpora into one, without training.

@@ -41,7 +41,7 @@ class Optimizer(StrEnum):
 
 
 class Device(StrEnum):
-    """Where it is trained."""
+    """What a model runs on."""
 
     auto = "auto"
     cpu = "cpu"

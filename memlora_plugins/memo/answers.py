@@ -57,8 +57,9 @@ def says_something(text: str) -> bool:
 def confidence(logprobs: Sequence[float] | None) -> float | None:
     """How sure a model was of what it said: the geometric mean of its tokens' probabilities, 0 to 1.
 
-    None where no log-probabilities are known. Measured on small models and answers of one word to a sentence, it tells
-    right answers from wrong ones better than the least likely token does, or the probability of the answer as a whole.
+    None where no log-probabilities are known. On the nano models it was measured on, with answers of a word to a
+    sentence, it told right answers from wrong ones with an area under the ROC curve of 0.67 to 0.84, about 0.02 more
+    than the least likely token alone.
     """
     return exp(min(0.0, fsum(logprobs) / len(logprobs))) if logprobs else None
 
