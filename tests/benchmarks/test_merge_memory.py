@@ -23,7 +23,7 @@ LARGEST = 2 * 51_200 * 2048
 """Bytes of the largest tensor as it is stored, in bfloat16; in float32 it takes twice as many."""
 
 _MEASURED = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 import torch
 from memlora_plugins.memo.merging import merge
@@ -31,7 +31,8 @@ from memlora_plugins.memo.merging import merge
 torch.set_num_threads(1)
 base, out, method, *models = map(str, sys.argv[1:])
 done = merge(Path(base), models, Path(out), method=method, density=0.3)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not ru_maxrss: that remembers the process from which this one was started
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 print(json.dumps({"peak": peak, "megabytes_per_second": done.megabytes_per_second, "seconds": done.seconds}))
 """
 
