@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .endpoint import Endpoint
-from .evaluate import Embedder, EmbedderUrl, Stage
+from .eval_options import Embedder, EmbedderUrl, Stage
 from .options import Json, command
 from .output import complain, console, print_json, progress, table
 

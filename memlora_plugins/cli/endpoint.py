@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .evaluate import Api
+from .eval_options import Api
 
 if TYPE_CHECKING:
     from ..serving.base import Backend

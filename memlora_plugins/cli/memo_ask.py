@@ -100,7 +100,7 @@ def calibrate(
     from ..memo.calibration import calibrate as calibrated
     from ..memo.calibration import note
     from ..memo.reflections import read_held_out
-    from .evaluate import print_tables
+    from .eval_options import print_tables
 
     known = read_held_out(held_out)
     unknown = [] if unanswerable is None else _lines(unanswerable)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .evaluate import print_tables
+from .eval_options import print_tables
 from .memo_train import all_reflections, documents_of
 from .options import Json, command
 from .output import complain, console, print_json, progress

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import BackendNotConfiguredError, InvalidInputError
 from .endpoint import Endpoint
-from .evaluate import Embedder, EmbedderUrl, print_tables
+from .eval_options import Embedder, EmbedderUrl, print_tables
 from .memo_train import Step
 from .options import Json, command, named_if_unusable
 from .output import complain, print_json, progress

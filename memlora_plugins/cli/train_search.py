@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .evaluate import Concurrency, Embedder, EmbedderUrl, Measure, Metric, Stage, opener, print_tables
+from .eval_options import Concurrency, Embedder, EmbedderUrl, Measure, Metric, Stage, opener, print_tables
 from .options import Json, command, named_if_unusable
 from .output import complain, console, print_json, progress
 

@@ -1,0 +1,120 @@
+"""`memlora eval pipeline`: the quality of an expert is what the memory as a whole gains by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .eval_options import Api, Concurrency, Embedder, EmbedderUrl, Measure, Metric, opener, print_tables
+from .options import Json, adapters, command
+from .output import print_json, progress
+
+if TYPE_CHECKING:
+    from ..evaluation.pipeline import Adapters
+
+_MODEL = "The model"
+
+
+@command
+def pipeline(
+    *,
+    base: Annotated[
+        str,
+        typer.Option(
+            envvar="MEMLORA_MODEL",
+            help="The base model: a folder, or with --base-url the name it is served under.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="Conversations with questions: a LoCoMo file, or chat as JSONL.")],
+    conversation: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Only this one. Repeatable.", show_default="all")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXPERT=PATH",
+            help="A LoRA expert: extraction=PATH, update=PATH, generation=PATH. Repeatable.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(help="One adapter that serves every stage, measured beside them.", rich_help_panel=_MODEL),
+    ] = None,
+    ablation: Annotated[
+        bool,
+        typer.Option("--ablation", help="Measure the base alone, then with one expert after the other added."),
+    ] = False,
+    base_url: Annotated[
+        str | None,
+        typer.Option(envvar="MEMLORA_BASE_URL", help="A model server, instead of in process.", rich_help_panel=_MODEL),
+    ] = None,
+    api: Annotated[Api, typer.Option(help="What speaks there.", rich_help_panel=_MODEL)] = Api.vllm,
+    embedder: Embedder = None,
+    embedder_url: EmbedderUrl = None,
+    metric: Metric = Measure.token_f1,
+    concurrency: Concurrency = 8,
+    json: Json = False,
+) -> None:
+    """Remember conversations, ask their questions, score the answers; with what that took in tokens and seconds.
+
+    Nothing of it is kept: the memory lives in a temporary folder.
+    """
+    from ..core import build_embedder
+    from ..evaluation import pipeline as pipelines
+    from ..evaluation.conversations import chosen, load_conversations
+    from ..evaluation.metrics import METRICS
+    from ..evaluation.report import pipeline_tables
+    from ..settings import load_settings
+
+    experts = adapters(adapter) or {}
+    _check(experts, shared, api)
+    talks = load_conversations(data)
+    talks = talks if conversation is None else chosen(talks, conversation)
+    every = pipelines.stages(experts, shared)
+    label = ", ".join(experts) or "base"
+    rows: Mapping[str, Adapters] = every if ablation else {label: experts} | _only(every, "one shared adapter")
+    settings = load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url)
+    used = build_embedder(settings)
+    try:
+        with progress() as bar:
+            task = bar.add_task("", total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            results = pipelines.ablation(
+                talks,
+                rows,
+                opener(base, base_url, api.value),
+                used,
+                metric=METRICS[metric.value],
+                settings=settings,
+                concurrency=concurrency,
+                progress=show,
+                on_row=lambda row: bar.update(task, description=row, completed=0, total=None),
+            )
+    finally:
+        used.close()
+    if json:
+        told = {row: result.model_dump(mode="json") for row, result in results.items()}
+        print_json(told if len(rows) > 1 else next(iter(told.values())))
+        return
+    print_tables(pipeline_tables(results))
+
+
+def _check(experts: Mapping[str, str], shared: Path | None, api: Api) -> None:
+    from ..evaluation.pipeline import STAGES
+
+    if unknown := [expert for expert in experts if expert not in STAGES]:
+        raise typer.BadParameter(f"{unknown[0]!r} is no stage of the pipeline; those are {', '.join(STAGES)}")
+    if api is Api.openai and (experts or shared):
+        raise typer.BadParameter("--api openai serves no adapters; leave them out, or use a vLLM server")
+
+
+def _only(rows: Mapping[str, Adapters], label: str) -> dict[str, Adapters]:
+    return {label: rows[label]} if label in rows else {}
