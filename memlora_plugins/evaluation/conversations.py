@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,14 @@ from . import locomo
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question about a conversation. `answer` is None where the conversation does not tell it; `category` is
-    LoCoMo's (`locomo.CATEGORIES`) or the file's own, None where it names none; `evidence` are ids of messages."""
+    LoCoMo's (`locomo.CATEGORIES`) or the file's own, None where it names none; `evidence` are ids of messages;
+    `adversarial_answer` is what somebody who is misled by an adversarial question would say."""
 
     text: str
     answer: str | None = None
     category: int | None = None
     evidence: tuple[str, ...] = ()
+    adversarial_answer: str | None = None
 
     @property
     def answerable(self) -> bool:
@@ -97,10 +100,32 @@ def load_conversations(path: str | PathLike[str]) -> list[Conversation]:
             message says where.
     """
     file = Path(path)
-    found = _locomo(file) if _is_list(file) else _chat(file)
+    found = from_locomo(locomo.load(file)) if _is_list(file) else _chat(file)
     if not found:
         raise InvalidInputError(f"{file} holds no conversation.")
     return found
+
+
+def from_locomo(conversations: Iterable[locomo.Conversation]) -> list[Conversation]:
+    """LoCoMo's conversations, for instance of one `locomo.split` or with `locomo.corrected` answers."""
+    return [
+        Conversation(
+            read.sample_id,
+            tuple(locomo.messages(read)),
+            tuple(
+                Question(
+                    clean_text(one.text),
+                    one.answer and clean_text(one.answer),
+                    one.category,
+                    one.evidence,
+                    one.adversarial_answer and clean_text(one.adversarial_answer),
+                )
+                for one in read.questions
+            ),
+            tuple(WrittenFact(fact.text, fact.dia_ids, fact.speaker) for fact in read.facts),
+        )
+        for read in conversations
+    ]
 
 
 def chosen(conversations: Iterable[Conversation], ids: Iterable[str]) -> list[Conversation]:
@@ -118,11 +143,17 @@ def chosen(conversations: Iterable[Conversation], ids: Iterable[str]) -> list[Co
 
 
 def _is_list(file: Path) -> bool:
-    """Whether the file begins like a JSON list; a line of JSONL is an object."""
+    """Whether the file begins like a JSON list; a line of JSONL is an object.
+
+    Raises:
+        InvalidInputError: it cannot be read, or is one object that holds LoCoMo in another form.
+    """
     try:
         with file.open(encoding="utf-8-sig") as text:
             while (char := text.read(1)).isspace():
                 pass
+            if char == "{" and (layout := locomo.other_layout(_whole(char + text.read()))):
+                raise InvalidInputError(f"{file} is not a LoCoMo file: {layout}")
     except OSError as error:
         raise InvalidInputError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -130,21 +161,12 @@ def _is_list(file: Path) -> bool:
     return char == "["
 
 
-def _locomo(file: Path) -> list[Conversation]:
-    found: dict[str, Conversation] = {}
-    for read in locomo.load(file):
-        if read.sample_id in found:
-            raise InvalidInputError(f"{file} has the conversation {read.sample_id!r} more than once.")
-        found[read.sample_id] = Conversation(
-            read.sample_id,
-            tuple(locomo.messages(read)),
-            tuple(
-                Question(clean_text(one.text), one.answer and clean_text(one.answer), one.category, one.evidence)
-                for one in read.questions
-            ),
-            tuple(WrittenFact(fact.text, fact.dia_ids, fact.speaker) for fact in read.facts),
-        )
-    return list(found.values())
+def _whole(text: str) -> object:
+    """`text` as one JSON value; None for JSONL, and where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
@@ -22,9 +22,12 @@ from ..errors import DatasetError, InvalidInputError
 from ..memo.documents import Document, write_documents
 from ..memo.reflections import HeldOutQuestion, write_rows
 from ..rows import read_rows
-from .locomo import evidence_recall
+from .evidence import evidence_recall
 from .report import Table
 from .retrieval import Search
+
+if TYPE_CHECKING:
+    from .reading import Asked
 
 CORPUS_FILE, QUESTIONS_FILE = "corpus.jsonl", "questions.jsonl"
 KS = (5, 9)
@@ -45,11 +48,14 @@ class Question:
     evidence: tuple[str, ...]
     negatives: tuple[str, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """What answers are counted by."""
+        return f"{self.hops} hops"
+
     def held_out(self) -> HeldOutQuestion:
         """As a question to measure a Memory model with."""
-        return HeldOutQuestion(
-            question=self.text, answers=self.answers, kind=f"{self.hops} hops", documents=self.evidence
-        )
+        return HeldOutQuestion(question=self.text, answers=self.answers, kind=self.kind, documents=self.evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,7 @@ def measure(
     return scores
 
 
-def evidence_search(questions: Iterable[Question]) -> Search:
+def evidence_search(questions: Iterable[Asked]) -> Search:
     """A search that finds the evidence of each question and nothing else: the upper bound of the paper's Table 2."""
     evidence = {question.text: question.evidence for question in questions}
     return lambda question, limit: list(evidence[question])[:limit]

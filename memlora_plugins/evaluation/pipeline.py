@@ -17,33 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import (
-    AdapterError,
-    BackendNotConfiguredError,
-    BackendTimeoutError,
-    BackendUnavailableError,
-    InvalidInputError,
-    MemloraError,
-)
+from ..errors import InvalidInputError
 from ..files import write_whole
-from ..types import Failure
 from .metrics import Metric, metric_name, token_f1
 from .scratch import scratch_memory, together
+from .steps import FailureCount, Progress, Steps, ask, happened, remember, tallied
 from .usage import CountedBackend, ExpertUsage
 
 if TYPE_CHECKING:
     from ..embedding import Embedder
-    from ..memory import AsyncMemory
     from ..serving.base import Backend
     from ..settings import Settings
-    from .conversations import Conversation, Question
+    from .conversations import Conversation
 
 Adapters = Mapping[str, str | Path]
 """Expert to the folder (or served name) of its adapter; an expert that is missing is the base model."""
 Opener = Callable[[Adapters], "Backend"]
 """Makes a backend of one base model with these adapters."""
-Progress = Callable[[int, int], None]
-"""(turns and questions done, of how many)."""
 
 STAGES = ("extraction", "update", "generation")
 """The operations of a conversational memory, in the order of the pipeline."""
@@ -58,17 +48,6 @@ class CategoryScore(BaseModel):
 
     questions: int
     score: float
-
-
-class FailureCount(BaseModel):
-    """Failures of one kind. `stage` is the operation, `example` what the first one said."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    stage: str
-    error: str
-    count: int
-    example: str
 
 
 class ScoredAnswer(BaseModel):
@@ -199,27 +178,26 @@ async def aevaluate(
         if question.answerable and question.answer is not None
     ]
     try:
-        _check(conversations, scored, concurrency)
+        check_measurable(conversations, scored, concurrency)
     except InvalidInputError:
         await backend.aclose()
         raise
     counted = CountedBackend(backend, concurrency=concurrency)
-    run = _Run(len(scored) + sum(len(talk.messages) for talk in conversations), progress)
+    steps = Steps(len(scored) + sum(len(talk.messages) for talk in conversations), progress)
     with tempfile.TemporaryDirectory(prefix="memlora-eval-") as folder:
         async with scratch_memory(counted, Path(folder) / "store", embedder, settings) as memory:
             began = time.perf_counter()
-            await together(run.remember(memory, talk) for talk in conversations)
+            kept = await together(remember(memory, talk, steps) for talk in conversations)
             remembered = time.perf_counter()
-            answers = await together(run.answer(memory, talk, question) for talk, question, _ in scored)
+            answers = await together(ask(memory, talk, question, steps) for talk, question, _ in scored)
             answered = time.perf_counter()
-            counts = [await memory.count(scope=talk.scope) for talk in conversations]
     results = tuple(
         ScoredAnswer(
             conversation=talk.id,
             question=question.text,
             expected=gold,
-            answer=said,
-            score=0.0 if said is None else float(metric(said, gold)),
+            answer=said.answer,
+            score=0.0 if said.answer is None else float(metric(said.answer, gold)),
             category=question.category,
         )
         for (talk, question, gold), said in zip(scored, answers, strict=True)
@@ -232,12 +210,14 @@ async def aevaluate(
         questions=len(results),
         by_category=_by_category(results),
         conversations=len(conversations),
-        turns=sum(count["turns"] for count in counts),
-        facts=sum(count["facts"] for count in counts),
-        events=dict(sorted(run.events.items())),
-        pending=sum(count["pending"] for count in counts),
-        cut_off=run.cut_off,
-        failures=run.failures(),
+        turns=sum(talk.turns for talk in kept),
+        facts=sum(talk.facts for talk in kept),
+        events=happened(kept),
+        pending=sum(talk.pending for talk in kept),
+        cut_off=sum(said.cut_off for said in answers),
+        failures=tallied(
+            [failure for talk in kept for failure in talk.failures] + [said.failure for said in answers if said.failure]
+        ),
         usage={stage: counted.usage[stage] for stage in STAGES if stage in counted.usage},
         remember_seconds=remembered - began,
         answer_seconds=answered - remembered,
@@ -268,72 +248,30 @@ def ablation(
     open_backend: Opener,
     embedder: Embedder,
     *,
+    settings: Settings | Callable[[Adapters], Settings] | None = None,
     on_row: Callable[[str], None] | None = None,
     **options: Any,
 ) -> dict[str, PipelineResult]:
     """`evaluate` once for each row of `stages`, with one backend open at a time; `options` are those of `evaluate`.
 
-    `on_row` hears the label of each row before it is measured.
+    `settings` may be what says them of a row, such as `Candidate.settings`. `on_row` hears the label of each row before
+    it is measured.
     """
     results = {}
     for label, adapters in rows.items():
         if on_row is not None:
             on_row(label)
-        results[label] = evaluate(conversations, open_backend(adapters), embedder, **options)
+        of_row = settings(adapters) if callable(settings) else settings
+        results[label] = evaluate(conversations, open_backend(adapters), embedder, settings=of_row, **options)
     return results
 
 
-class _Run:
-    """Remembers and asks; keeps count of what happened."""
+def check_measurable(conversations: Sequence[Conversation], scored: Sequence[object], concurrency: int) -> None:
+    """Refuse what cannot be measured; `scored` are the questions with an expected answer.
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.events: Counter[str] = Counter()
-        self.cut_off = 0
-        self._failed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        self._done, self._total, self._progress = 0, total, progress
-
-    async def remember(self, memory: AsyncMemory, talk: Conversation) -> None:
-        for scope, messages in talk.sessions():
-            result = await memory.add(messages, scope=scope)
-            self.events.update(event.operation for event in result.events)
-            for failure in result.errors:
-                self._note(failure)
-            self._step(len(messages))
-
-    async def answer(self, memory: AsyncMemory, talk: Conversation, question: Question) -> str | None:
-        try:
-            answer = await memory.answer(question.text, scope=talk.scope, now=talk.ended)
-        except MemloraError as error:
-            self._note(Failure("generation", error))
-            return None
-        finally:
-            self._step(1)
-        self.cut_off += answer.truncated
-        return answer.text
-
-    def failures(self) -> tuple[FailureCount, ...]:
-        """The commonest first."""
-        counted = [
-            FailureCount(stage=stage, error=error, count=len(said), example=said[0])
-            for (stage, error), said in self._failed.items()
-        ]
-        return tuple(sorted(counted, key=lambda failure: (-failure.count, failure.stage, failure.error)))
-
-    def _note(self, failure: Failure) -> None:
-        if isinstance(failure.error, _NOT_THERE) and not isinstance(failure.error, BackendTimeoutError):
-            raise failure.error
-        self._failed[failure.stage, type(failure.error).__name__].append(str(failure.error))
-
-    def _step(self, items: int) -> None:
-        self._done += items
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-_NOT_THERE = (BackendNotConfiguredError, BackendUnavailableError, AdapterError)
-
-
-def _check(conversations: Sequence[Conversation], scored: Sequence[object], concurrency: int) -> None:
+    Raises:
+        InvalidInputError: two conversations of one id, no question, or a `concurrency` below 1.
+    """
     twice = [id for id, count in Counter(talk.id for talk in conversations).items() if count > 1]
     if twice:
         raise InvalidInputError(f"The conversation {twice[0]} is given twice; ids tell conversations apart.")

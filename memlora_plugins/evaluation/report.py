@@ -80,7 +80,7 @@ def _scores(results: Mapping[str, PipelineSummary], changes: bool) -> Table:
             (
                 label,
                 f"{result.score:.4f}",
-                *((_change(before, result.score),) if changes else ()),
+                *((change(before, result.score),) if changes else ()),
                 *("" if found is None else f"{found.score:.4f}" for found in scores),
                 str(result.questions),
                 str(result.facts),
@@ -93,7 +93,7 @@ def _scores(results: Mapping[str, PipelineSummary], changes: bool) -> Table:
     return Table("Scores", columns, tuple(rows))
 
 
-def _change(before: float | None, now: float) -> str:
+def change(before: float | None, now: float) -> str:
     """What `now` gains on the row before it, in percent; nothing to say without one, or where that one is 0."""
     return f"{100 * (now - before) / before:+.0f}%" if before else ""
 

@@ -21,10 +21,10 @@ def scratch_memory(backend: Backend, folder: Path, embedder: Embedder, settings:
     """A memory with an embedded store in `folder`. Closing it closes `backend` and leaves `embedder` open."""
     from ..store.edge import EdgeFactStore
 
-    return AsyncMemory(backend=backend, store=EdgeFactStore(folder), embedder=_Lent(embedder), settings=settings)
+    return AsyncMemory(backend=backend, store=EdgeFactStore(folder), embedder=Lent(embedder), settings=settings)
 
 
-class _Lent:
+class Lent:
     """An embedder that stays open when the memory closes, and may serve one event loop after another: it is called
     on a thread, because an asynchronous client belongs to the loop that opened it.
     """
@@ -37,7 +37,7 @@ class _Lent:
         return self._embedder.embed(texts)
 
     async def aembed(self, texts: Sequence[str]) -> Vectors:
-        return await asyncio.to_thread(self._embedder.embed, texts)
+        return await asyncio.to_thread(self.embed, texts)
 
     def close(self) -> None:
         """Whoever lent it closes it."""

@@ -209,12 +209,11 @@ def _rank(config: Mapping[str, Any]) -> int:
 
 
 def _weight_shapes(folder: Path) -> dict[str, list[int]]:
-    """Tensor name to shape, from the header alone: 8 bytes of length, then JSON."""
+    """Tensor name to shape, from the header alone."""
     path = folder / WEIGHTS_FILE
     try:
         with path.open("rb") as file:
-            header = json.loads(_header(file))
-        shapes = {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+            shapes = {name: list(entry["shape"]) for name, entry in tensors(file).items()}
     except FileNotFoundError:
         raise AdapterInvalidError(f"{folder} has no {WEIGHTS_FILE}; save it with safe_serialization=True.") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -224,12 +223,17 @@ def _weight_shapes(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def _header(file: BinaryIO) -> bytes:
-    length = int.from_bytes(file.read(8), "little")
+def tensors(file: BinaryIO) -> dict[str, Any]:
+    """Tensor name to what the header of a safetensors file says of it (`dtype`, `shape`, `data_offsets` in bytes).
+
+    Raises:
+        ValueError: there is no whole header. AttributeError: it is no JSON object.
+    """
+    length = int.from_bytes(file.read(8), "little")  # of the JSON that follows
     header = file.read(length) if 0 < length <= _LARGEST_HEADER else b""
     if not header or len(header) < length:
         raise ValueError("its header is cut off")
-    return header
+    return {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
 
 
 def _mismatches(shapes: Mapping[str, list[int]], config: Mapping[str, Any]) -> Iterable[str]:

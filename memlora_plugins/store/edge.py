@@ -41,6 +41,7 @@ from .engine import (
 )
 from .folder import Folder, unavailable
 from .points import PointStore
+from .ranking import DEFAULT, Ranking
 from .turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
@@ -58,16 +59,17 @@ class EdgeFactStore(PointStore):
     """A `FactStore` in the folder `path`, made if need be.
 
     One process holds the folder at a time; stores of the same folder in one process share it, and the last one to
-    close releases it. Safe to call from many threads.
+    close releases it. Safe to call from many threads. `ranking` is how this one searches; others of the folder may
+    search otherwise.
 
     Raises (open):
         StoreLockedError: another process holds the folder. StoreUnavailableError: it cannot be made or written.
         EmbedderMismatchError: it was made with another embedder. StoreError: it was made by another version.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, ranking: Ranking = DEFAULT) -> None:
         self.path = Path(path)
-        super().__init__(_EdgeEngine(self.path))
+        super().__init__(_EdgeEngine(self.path), ranking)
 
     def compact(self) -> Flow[None]:
         """Rebuild the files without what was replaced or deleted. Nothing else runs meanwhile."""

@@ -43,8 +43,9 @@ T = TypeVar("T")
 class PointStore:
     """A `FactStore`; see `store.base` for what each method does."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, how: ranking.Ranking) -> None:
         self._engine = engine
+        self._ranking = how
         self._dimension = 0
 
     def open(self, embedder: str, dimension: int) -> Flow[None]:
@@ -270,16 +271,21 @@ class PointStore:
         asked = self._question(scope, clean_text(text), vector)
         if not asked or not kinds:
             return []
-        most = max(min(ranking.CANDIDATES, ranking.FOR_EACH * limit + len(without)), limit)
+        most = self._ranking.put_up(limit, besides=len(without))
         searches = [Search(name, value, where, most, corpus=own) for name, value in asked.items()]
         lists = yield from self._engine.search(searches)
-        fused = ranking.fuse(dict(zip(asked, lists, strict=True)))
+        fused = ranking.fuse(dict(zip(asked, lists, strict=True)), self._ranking)
         left_out = set(without)
         wanted = ((as_id(id), score) for id, score in fused)
-        ranked = list(islice((item for item in wanted if item[0] not in left_out), ranking.LOOK_AHEAD * limit))
-        among = (*facts_of(scope), Ids(tuple(id for id, _ in ranked)))  # to read a payload is dear: few need theirs
-        facts = yield from self._engine.scroll(among, fields=("operation", "origins"))
-        best = ranking.rerank(ranked, _sources(facts))[:limit]
+        ranked = list(islice((item for item in wanted if item[0] not in left_out), self._ranking.look_ahead * limit))
+        # to read a whole payload is dear, and few of these are wanted in the end
+        among = (*of_user(scope), Ids(tuple(id for id, _ in ranked)))
+        looked = yield from self._engine.scroll(among, fields=("kind", "name", "text", "operation", "origins"))
+        facts = [point for point in looked if point.payload["kind"] == "fact"]
+        speakers = {point.id: name for point in looked if (name := point.payload.get("name"))}
+        about = {point.id: point.payload["text"] for point in facts}
+        named = ranking.named(text, speakers, about)
+        best = ranking.rerank(ranked, _sources(facts), self._ranking, named=named)[:limit]
         points = yield from self._retrieve([id for id, _ in best])
         found = {point.id: point for point in points if belongs(point.payload, scope)}
         return [_read(found[id]).hit(score) for id, score in best if id in found]
@@ -288,7 +294,7 @@ class PointStore:
         """What each signal is asked."""
         words = signals.query_words(text, scope)
         asked: dict[str, Sequence[float] | Sparse] = {}
-        for name in ranking.SIGNALS:
+        for name in self._ranking.weights:
             if name in DENSE and vector is not None:
                 asked[name] = vector.tolist()
             elif name not in DENSE and words.indices:

@@ -41,6 +41,7 @@ from .engine import (
     valid_ids,
 )
 from .points import PointStore
+from .ranking import DEFAULT, Ranking
 
 T = TypeVar("T")
 
@@ -54,7 +55,8 @@ class QdrantFactStore(PointStore):
 
     `client` and `aclient` replace the ones made from `url` and `api_key`; the caller closes what the caller made.
     `client` alone means one that lives in this process (`QdrantClient(":memory:")`, for tests): async calls use it too,
-    and calls take turns. `timeout` is in seconds, per call.
+    and calls take turns. `timeout` is in seconds, per call. `ranking` is how this one searches; others of the
+    collection may search otherwise.
 
     Raises:
         SettingsError: `url` is no http(s) address, or carries a password.
@@ -73,11 +75,12 @@ class QdrantFactStore(PointStore):
         timeout: int = 30,
         client: QdrantClient | None = None,
         aclient: AsyncQdrantClient | None = None,
+        ranking: Ranking = DEFAULT,
     ) -> None:
         self.collection = collection
         if client is None:
             checked_address("url", url, key="api_key")
-        super().__init__(_ServerEngine(_Clients(url, api_key, timeout, client, aclient), collection))
+        super().__init__(_ServerEngine(_Clients(url, api_key, timeout, client, aclient), collection), ranking)
 
 
 class _Clients:

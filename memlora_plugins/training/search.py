@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from ..errors import AdapterError, DatasetError, TrainingError
+from ..evaluation.candidates import ANSWERING, REMEMBERING
 from ..evaluation.metrics import Metric, metric_name, token_f1
 from ..evaluation.pipeline import Opener, evaluate
 from ..files import write_whole
@@ -305,16 +306,12 @@ def _identity(material: _Material, options: SearchOptions) -> dict[str, str]:
     from ..serving.local import model_folder
 
     hyper = options.training.model_dump(mode="json", exclude={"learning_rate", "batch_size", *MACHINE_OPTIONS})
-    memory = (
-        *("neighbours_per_fact", "facts_per_update", "similarity_threshold", "exchange_chars", "quoted_facts"),
-        *("token_budget", "answer_budget", "memories_per_answer", "answer_threshold", "quoted_answers"),
-    )
     found = {
         "base model": weights_sha256(model_folder(material.base, allow_download=False)),
         "metric": metric_name(material.metric),
         "embedder": material.embedder.name,
         "training options": digest(hyper),
-        "memory settings": digest(material.settings.model_dump(include=set(memory))),
+        "memory settings": digest(material.settings.model_dump(include={*REMEMBERING, *ANSWERING})),
     }
     for split, talks in material.conversations.items():
         found[f"{split} conversations"] = digest([conversation_row(talk) for talk in talks])

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from agent_cost import AGENTS, USERS, added_to_a_turn, added_to_stalls, make_memory, memory
+from agent_cost import AGENTS, STALL_BAR, TURN_BAR, USERS, added_to_a_turn, added_to_stalls, make_memory, memory
 from brain import ScriptedChatModel
 from filled_memory import RandomEmbedder, chatter
 from langchain.agents import create_agent
@@ -58,7 +58,7 @@ def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory, way: s
         else:
             await agents[kind].ainvoke(given, config)
 
-    assert added_to_a_turn(benchmark, turn) <= 10
+    assert added_to_a_turn(benchmark, f"a LangChain agent, by `{way}`", turn) <= TURN_BAR
 
 
 @pytest.mark.parametrize("embedder", [RandomEmbedder, SentenceTransformerEmbedder])
@@ -70,4 +70,5 @@ def test_fifty_agents_on_one_event_loop(benchmark: Any, tmp_path: Path, embedder
         def run(kind: str) -> Iterable[Awaitable[Any]]:
             return [agents[kind].ainvoke(*_turn(next(numbers), lines)) for _ in range(AGENTS)]
 
-        assert added_to_stalls(benchmark, memory, run) <= 25
+        named = f"LangChain agents ({embedder.__name__})"
+        assert added_to_stalls(benchmark, named, memory, run) <= STALL_BAR

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from agent_cost import AGENTS, USERS, added_to_a_turn, added_to_stalls, make_memory, memory
+from agent_cost import AGENTS, STALL_BAR, TURN_BAR, USERS, added_to_a_turn, added_to_stalls, make_memory, memory
 from filled_memory import RandomEmbedder, chatter
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
@@ -56,7 +56,7 @@ def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory) -> Non
     async def turn(kind: str, new: bool) -> None:
         await agent.run(next(lines), memory=begin[kind]() if new else going_on[kind])
 
-    assert added_to_a_turn(benchmark, turn) <= 10
+    assert added_to_a_turn(benchmark, "a LlamaIndex agent with a tool call", turn) <= TURN_BAR
 
 
 @pytest.mark.parametrize("embedder", [RandomEmbedder, SentenceTransformerEmbedder])
@@ -68,4 +68,5 @@ def test_fifty_agents_on_one_event_loop(benchmark: Any, tmp_path: Path, embedder
         def run(kind: str) -> Iterable[Awaitable[Any]]:
             return [agent.run(next(lines), memory=begin[kind]()) for _ in range(AGENTS)]
 
-        assert added_to_stalls(benchmark, memory, run) <= 25
+        named = f"LlamaIndex agents ({embedder.__name__})"
+        assert added_to_stalls(benchmark, named, memory, run) <= STALL_BAR

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import hops
+import hops_models
 import pytest
 from commands import Memlora
 from fake_server import FakeModelServer, Fault
-from scripted_memo import DONE, confirm, ground
 
 from memlora_plugins.evaluation import musique
 from memlora_plugins.memo.card import MemoCard, TrainedDocument, write_card
@@ -24,42 +22,15 @@ def file(tmp_path: Path) -> Path:
     return hops.write_rows(tmp_path / "musique.jsonl")
 
 
-def large(body: dict[str, Any]) -> str:
-    """Reads what is in the prompt: a river of the documents, or of what the Memory model said."""
-    prompt = body["messages"][-1]["content"]
-    person = next(person for person in hops.PEOPLE if person in prompt.rpartition("Question: ")[2])
-    town = hops.PEOPLE[person]
-    river = re.search(rf"The river (\w+) runs through {town}", prompt)
-    if "response_format" not in body:
-        return river[1] if river else "I don't know"
-    keys = set(body["response_format"]["json_schema"]["schema"]["properties"])
-    if keys == {"sub_questions"}:
-        return json.dumps(ground(f"Which river runs through {town}?"))
-    if "confirmed_entity" in keys:
-        return json.dumps(confirm(town))
-    if "decision" in keys:
-        return json.dumps(DONE)
-    return json.dumps({"final_answer": river[1] if river else "unknown", "justification": ""})
-
-
-def remembered(body: dict[str, Any]) -> str:
-    question = body["messages"][-1]["content"]
-    town = next((town for town in hops.RIVERS if town in question and town != "Dunmere"), None)
-    return f"The river {hops.RIVERS[town]} runs through {town}." if town else "I don't know."
-
-
 @pytest.fixture
 def executive() -> Iterator[FakeModelServer]:
-    with FakeModelServer(model="large") as server:
-        server.reply("generation", large)
-        server.reply("executive", large)
+    with hops_models.executive() as server:
         yield server
 
 
 @pytest.fixture
 def memory_server() -> Iterator[FakeModelServer]:
-    with FakeModelServer(model="memory") as server:
-        server.reply("memory", remembered)
+    with hops_models.memory_server() as server:
         yield server
 
 
@@ -112,11 +83,17 @@ def test_bm25_dense_and_memo_side_by_side(
     words += ["--executive-model", "large", "--memory", str(memory_model), "--memory-url", memory_server.base_url]
     done = memlora(*words, "--upper-bound")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["evidence", "alone", "1.000", "1.000", "1.000", "1.000", "3", "0"] in [line[:8] for line in lines]
-    assert ["MeMo", "0.667", "0.667", "0.667", "0.667", "3", "0"] in [line[:7] for line in lines]
+    assert ["perfect", "retrieval", "1.000", "1.000", "1.000", "3", "0", "2.0"] in [line[:8] for line in lines]
+    memo = ["MeMo", "memory-model,", "structured"]
+    assert [*memo, "0.667", "0.667", "0.667", "3", "0"] in [line[:8] for line in lines]
     assert "is needed" not in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
-    assert [row["method"] for row in rows[::3]] == ["BM25", "dense", "evidence alone", "MeMo"]
+    assert [row["method"] for row in rows[::3]] == [
+        "perfect retrieval",
+        "BM25",
+        "dense",
+        "MeMo memory-model, structured",
+    ]
     assert [row["answer"] for row in rows[-3:]] == ["Lessa", "Moir", "unknown"]
     assert all(len(body["messages"]) == 1 for body in memory_server.requests)
     assert executive.headers["authorization"] == "Bearer large-key"
@@ -134,7 +111,10 @@ def test_answers_are_asked_for_once(memlora: Memlora, file: Path, executive: Fak
     assert len(executive.requests) == asked + 4, "two of the six answers were there"
     assert memlora(*words, "--json").stdout == whole.stdout
     assert len(executive.requests) == asked + 4
-    assert "another number of documents to read" in memlora(*words, "--top-k", "2", code=1).stderr
+    memlora(*words, "--top-k", "2")
+    assert len(executive.requests) == asked + 10, "with another number of documents to read, it is another question"
+    assert memlora(*words, "--json").stdout == whole.stdout
+    assert len(executive.requests) == asked + 10
 
 
 def test_the_first_questions_and_documents_only(memlora: Memlora, file: Path, executive: FakeModelServer) -> None:

@@ -10,6 +10,9 @@ from commands import Memlora
 from fake_server import FakeModelServer
 from tiny_model import TinyModel
 
+from memlora_plugins import core, nano
+from memlora_plugins.settings import Settings
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
@@ -82,3 +85,21 @@ def test_a_server_that_is_down(memlora: Memlora, server: FakeModelServer, data: 
     server.stop()
     words = ["eval", "pipeline", "--base", server.model, "--base-url", server.base_url, "--data", str(data)]
     assert "error: No model server answers" in memlora(*words, code=1).stderr
+
+
+def test_nano_is_measured_as_a_memory_uses_it(
+    memlora: Memlora, tiny_nano: TinyModel, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its experts, and with the settings that go with them: one fact to an answer, and words of it."""
+    seen: list[Settings] = []
+    fitted = core.fitted
+    monkeypatch.setattr(core, "fitted", lambda settings: seen.append(fitted(settings)) or seen[-1])
+    told = json.loads(memlora("eval", "pipeline", "--base", "nano", "--data", str(data), "--json").stdout)
+    assert set(told["usage"]) >= {"extraction", "generation"}
+    assert {name: getattr(seen[-1], name) for name in nano.SETTINGS} == nano.SETTINGS
+    for expert in nano.ADAPTERS:
+        assert f"{expert}=" in told["backend"]
+
+
+def test_nano_without_its_weights(memlora: Memlora, no_nano: None, data: Path) -> None:
+    assert "make nano" in memlora("eval", "pipeline", "--base", "nano", "--data", str(data), code=1).stderr

@@ -144,6 +144,16 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 50_000)
     with pytest.raises(InvalidInputError, match="cannot be read as JSON"):
         load_conversations(tmp_path / "deep.json")
+    (tmp_path / "one.json").write_text(json.dumps(LOCOMO, indent=1))
+    with pytest.raises(InvalidInputError, match=r"one\.json is not a LoCoMo file: it holds one conversation by itself"):
+        load_conversations(tmp_path / "one.json")
+    rag = {"0": {"conversation": [{"speaker": "Ana", "text": "Hi", "timestamp": ""}], "question": []}}
+    (tmp_path / "rag.json").write_text(json.dumps(rag))
+    with pytest.raises(InvalidInputError, match=r"Use the file that it was made of, locomo10\.json"):
+        load_conversations(tmp_path / "rag.json")
+    (tmp_path / "other.json").write_text('{\n"x": 1}')
+    with pytest.raises(InvalidInputError, match="line 1: not JSON"):
+        load_conversations(tmp_path / "other.json")
     (tmp_path / "twice.json").write_text(json.dumps([LOCOMO, LOCOMO]))
     with pytest.raises(InvalidInputError, match="'talk-1' more than once"):
         load_conversations(tmp_path / "twice.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memlora_plugins.evaluation.pipeline import CategoryScore, FailureCount, PipelineSummary
-from memlora_plugins.evaluation.report import Table, pipeline_tables
+from memlora_plugins.evaluation.report import Table, change, pipeline_tables
 from memlora_plugins.evaluation.usage import ExpertUsage
 
 
@@ -58,3 +58,12 @@ def test_the_ablation_as_the_paper_has_it() -> None:
 def test_markdown_keeps_every_row_on_its_line() -> None:
     told = Table("What failed", ("a", "b"), (("x | y", "two\nlines"),)).markdown()
     assert told == "## What failed\n\n| a | b |\n| --- | --- |\n| x \\| y | two lines |\n"
+
+
+def test_a_change_in_percent() -> None:
+    assert [change(before, now) for before, now in ((0.2, 0.25), (0.5, 0.25), (0.0, 1.0), (None, 1.0))] == [
+        "+25%",
+        "-50%",
+        "",
+        "",
+    ]

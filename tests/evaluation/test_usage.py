@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 from scripted import FakeBackend
 
 from memlora_plugins.errors import BackendError
-from memlora_plugins.evaluation.usage import CountedBackend, ExpertUsage
+from memlora_plugins.evaluation.usage import CallRecord, CountedBackend, ExpertUsage, total, usage_here
 from memlora_plugins.serving.base import Backend, Completion, Request
+from memlora_plugins.training.calls import CallLog
 
 QUESTION = Request("generation", [{"role": "user", "content": "Where?"}])
 
@@ -37,3 +42,30 @@ def test_a_call_that_fails_is_not_counted() -> None:
         counted.complete(QUESTION)
     assert counted.usage == {}
     assert ExpertUsage().per_call() == (0.0, 0.0, 0.0)
+
+
+async def test_what_is_spent_within_a_block_is_told_apart() -> None:
+    counted = CountedBackend(FakeBackend(generation=lambda request: "In Lisbon."))
+
+    async def asked(times: int) -> int:
+        with usage_here() as spent:
+            await asyncio.gather(*(counted.acomplete(QUESTION) for _ in range(times)))
+        return spent["generation"].calls
+
+    assert await asyncio.gather(asked(2), asked(3)) == [2, 3]
+    await counted.acomplete(QUESTION)
+    assert counted.usage["generation"].calls == 6
+    assert total([counted.usage, {"update": ExpertUsage(calls=1)}])["update"].calls == 1
+
+
+async def test_calls_on_record_are_not_made_again(tmp_path: Path) -> None:
+    """By one expert; another one is asked, and what was spent is told as it was then."""
+    backend = FakeBackend(delay=0.02, generation=lambda request: "In Lisbon.")
+    for who, made in (("base", 1), ("base", 1), ("base + adapter", 2)):
+        with closing(CallLog(tmp_path / "calls.jsonl")) as log:
+            counted = CountedBackend(backend, concurrency=1, record=CallRecord(log, lambda expert, who=who: who))
+            both = await asyncio.gather(counted.acomplete(QUESTION), counted.acomplete(QUESTION))
+        assert [said.text for said in both] == ["In Lisbon.", "In Lisbon."]
+        assert len(backend.requests) == made
+        assert counted.usage["generation"].calls == 2
+        assert counted.usage["generation"].seconds >= 0.04

@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient
@@ -15,7 +16,8 @@ from memlora_plugins.store.base import FactStore
 from memlora_plugins.store.edge import EdgeFactStore
 from memlora_plugins.store.qdrant import QdrantFactStore
 
-Reopen = Callable[[], FactStore]
+Reopen = Callable[..., FactStore]
+"""Opens the memory; options are those of the store."""
 SERVER = os.environ.get("MEMLORA_TEST_QDRANT_URL")
 """A real Qdrant server, where there is one."""
 
@@ -24,25 +26,25 @@ SERVER = os.environ.get("MEMLORA_TEST_QDRANT_URL")
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Reopen]:
     """Opens the same memory, each time as a new store."""
     opened: list[FactStore] = []
-    make: Callable[[], FactStore]
+    make: Reopen
     if request.param == "edge":
 
-        def make() -> FactStore:
-            return EdgeFactStore(tmp_path / "memory")
+        def make(**options: Any) -> FactStore:
+            return EdgeFactStore(tmp_path / "memory", **options)
     elif request.param == "memory":
         client = QdrantClient(":memory:")
 
-        def make() -> FactStore:
-            return QdrantFactStore(client=client)
+        def make(**options: Any) -> FactStore:
+            return QdrantFactStore(client=client, **options)
     else:
         assert SERVER is not None
         collection = f"memlora-test-{uuid.uuid4().hex}"
 
-        def make() -> FactStore:
-            return QdrantFactStore(url=SERVER, collection=collection)
+        def make(**options: Any) -> FactStore:
+            return QdrantFactStore(url=SERVER, collection=collection, **options)
 
-    def reopened() -> FactStore:
-        store = make()
+    def reopened(**options: Any) -> FactStore:
+        store = make(**options)
         run(store.open(EMBEDDER, DIMENSION))
         opened.append(store)
         return store

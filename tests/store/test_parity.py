@@ -33,12 +33,13 @@ from memlora_plugins.errors import (
     InvalidInputError,
 )
 from memlora_plugins.store.base import Change, FactStore, NewSources
+from memlora_plugins.store.ranking import Ranking
 from memlora_plugins.types import Fact, ImagePart, Scope
 
 BOB = Scope("bob", None, "monday")
 TUESDAY = Scope("ana", None, "tuesday")
 BOT = Scope("ana", "bot", "monday")
-Reopen = Callable[[], FactStore]
+Reopen = Callable[..., FactStore]
 
 
 def current(store: FactStore, scope: Scope = ANA) -> list[str]:
@@ -48,6 +49,29 @@ def current(store: FactStore, scope: Scope = ANA) -> list[str]:
 def found(store: FactStore, text: str, scope: Scope = ANA, **more: Any) -> list[str]:
     hits = run(store.search(scope, text, vector(text), limit=10, **more))
     return [hit.text for hit in hits]
+
+
+class TestRanking:
+    """One memory is searched in the way that each store of it was told."""
+
+    def test_only_signals_with_a_weight_are_searched(self, reopen: Reopen) -> None:
+        put(reopen(), turn("The violin is old", at=1), *(turn(f"note number {n}", at=60 * n) for n in range(2, 8)))
+        words, meaning = reopen(ranking=Ranking(text=0, context=0)), reopen(ranking=Ranking(context_words=0))
+        assert set(found(words, "violin")) == {"The violin is old", "note number 2", "note number 3"}  # neighbours
+        assert len(found(meaning, "violin")) == 7
+        assert found(meaning, "violin")[0] == "The violin is old"
+
+    def test_what_a_fact_carries_over_to_its_turn(self, reopen: Reopen) -> None:
+        store = reopen()
+        distil(store, turn("It cost a lot", id="m1", at=1), "Ana bought a dear violin")
+        put(store, *(turn(f"It cost {n}", scope=TUESDAY, at=60 * n) for n in range(2, 8)))
+
+        def score(carried: float) -> float:
+            searching = reopen(ranking=Ranking(carried=carried))
+            hits = run(searching.search(ANA.without_session(), "violin cost", vector("violin cost"), limit=10))
+            return max(hit.score for hit in hits if hit.kind == "fact")
+
+        assert score(0.9) > score(0.0)
 
 
 class TestTurnsWithoutVectors:

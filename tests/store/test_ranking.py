@@ -10,7 +10,9 @@ import qdrant_edge
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memlora_plugins.errors import SettingsError
 from memlora_plugins.store import ranking
+from memlora_plugins.store.ranking import Ranking
 from memlora_plugins.types import Fact, Scope, Turn
 
 NOON = datetime(2023, 5, 8, 12, tzinfo=UTC)
@@ -63,6 +65,66 @@ def test_a_window_sums_by_distance_and_repetition_saturates() -> None:
     assert weights[1] == pytest.approx(1.0)
     assert weights[2] < 2 * weights[1]
     assert weights[3] < ranking.SATURATION + 1
+
+
+def test_a_signal_without_weight_is_not_searched() -> None:
+    assert Ranking().weights == {"text": 0.3, "context": 0.6, "context_words": 1.0}
+    assert Ranking(context=0, text=2).weights == {"text": 2, "context_words": 1.0}
+
+
+def test_each_signal_puts_up_some_for_each_that_is_wanted() -> None:
+    assert Ranking().put_up(10) == 60
+    assert Ranking().put_up(10, besides=7) == 67
+    assert Ranking().put_up(100) == 200
+    assert Ranking().put_up(300) == 300
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text": -0.1}, "Ranking.text is a finite number of at least 0, got -0.1"),
+        ({"context": math.nan}, "Ranking.context is a finite number"),
+        ({"context_words": math.inf}, "Ranking.context_words is a finite number"),
+        ({"carried": "much"}, "Ranking.carried is a finite number of at least 0, got 'much'"),
+        ({"carried": True}, "Ranking.carried is a finite number"),
+        ({"candidates": 0}, "Ranking.candidates is a whole number of at least 1, got 0"),
+        ({"for_each": 1.5}, "Ranking.for_each is a whole number"),
+        ({"look_ahead": None}, "Ranking.look_ahead is a whole number"),
+        ({"fusion": "sum"}, "Ranking.fusion is scores or rrf, got 'sum'"),
+        ({"text": 0, "context": 0, "context_words": 0}, "at least one of text, context, context_words"),
+    ],
+)
+def test_a_ranking_that_makes_no_sense_is_refused(fields: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Ranking(**fields)
+
+
+def test_by_ranks_alone_the_scores_do_not_matter() -> None:
+    lists = {"text": [("a", 0.9), ("b", 0.1)], "context_words": [("b", 90.0), ("c", 89.0)]}
+    by_ranks = ranking.fuse(lists, Ranking(text=1, context_words=1, fusion="rrf"))
+    assert by_ranks == [
+        ("b", pytest.approx(1 / 62 + 1 / 61)),
+        ("a", pytest.approx(1 / 61)),
+        ("c", pytest.approx(1 / 62)),
+    ]
+    assert ranking.fuse(lists, Ranking(text=3, context_words=1, fusion="rrf"))[0] == (
+        "b",
+        pytest.approx(3 / 62 + 1 / 61),
+    )
+
+
+def test_equal_scores_share_a_rank_in_whatever_order_they_come() -> None:
+    by_ranks = Ranking(text=1, fusion="rrf")
+    fused = ranking.fuse({"text": [("c", 2.0), ("b", 1.0), ("a", 1.0), ("d", 0.5)]}, by_ranks)
+    assert [id for id, _ in fused] == ["c", "a", "b", "d"]
+    assert fused == ranking.fuse({"text": [("c", 2.0), ("a", 1.0), ("b", 1.0), ("d", 0.5)]}, by_ranks)
+    assert dict(fused)["d"] == pytest.approx(1 / 64)
+
+
+def test_nothing_is_carried_over_where_it_is_not_wanted() -> None:
+    ranked = [("other", 2.0), ("fact", 1.9), ("turn", 1.8)]
+    order = ranking.rerank(ranked, {"fact": ["turn"]}, Ranking(carried=0))
+    assert order == [("other", 2.0), ("fact", 1.9), ("turn", 1.8)]
 
 
 def test_agreement_of_signals_wins() -> None:

@@ -26,6 +26,6 @@ def run_memlora(*words: str, code: int = 0, **options: Any) -> Result:
 class NamedWordEmbedder(WordEmbedder):
     """Takes the arguments of `SentenceTransformerEmbedder`."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, device: str = "cpu") -> None:
         super().__init__()
         self.name = f"fake-words-for-{model}"

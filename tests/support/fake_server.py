@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-EXPERTS = ("extraction", "update", "generation", "vision", "memory", "executive")
+EXPERTS = ("extraction", "update", "generation", "vision", "memory", "executive", "judge")
 DEFAULT_REPLIES = {
     "extraction": '{"facts":[]}',
     "update": '{"memory":[]}',
@@ -24,6 +24,7 @@ DEFAULT_REPLIES = {
     "vision": '{"answer":"yes","reason":"it is there"}',
     "memory": "Porto",
     "executive": "{}",
+    "judge": '{"reason":"it says the same","label":"CORRECT"}',
 }
 
 

@@ -82,7 +82,7 @@ class StoredWeights:
         self.folder = folder
         self.tensors: dict[str, Stored] = {}
         self._files: dict[str, Path] = {}
-        for path in [folder / file] if file is not None else _files(folder):
+        for path in [folder / file] if file is not None else model_files(folder):
             for stored in _header(path):
                 self.tensors[stored.name] = stored
                 self._files[stored.name] = path
@@ -168,7 +168,12 @@ def _write_file(path: Path, tensors: Sequence[Stored], make: Callable[[Stored], 
                 raise AssertionError(f"{stored.name} has {stored.bytes} bytes, {file.tell() - before} were written")
 
 
-def _files(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of the model in `folder`: those that its index names, or the one without.
+
+    Raises:
+        SettingsError: the index cannot be read.
+    """
     index = folder / INDEX_FILE
     if not index.is_file():
         return [folder / WHOLE_FILE]

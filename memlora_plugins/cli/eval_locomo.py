@@ -1,0 +1,157 @@
+"""`memlora eval locomo`: the paper's tables, of any students, judge and embedder."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .eval_options import Api, Embedder, EmbedderUrl, candidate, print_tables, repeated
+from .judge import JudgeOptions
+from .options import Json, command
+from .output import console, print_json, progress
+
+if TYPE_CHECKING:
+    from ..evaluation.candidates import Candidate
+    from ..evaluation.locomo_config import LocomoConfig
+
+_STUDENT = "One student, without a config"
+_ASKED = "What is asked"
+_METRICS = "Metrics"
+
+
+class Split(StrEnum):
+    """The paper's split by whole conversations."""
+
+    training = "training"
+    validation = "validation"
+    test = "test"
+
+
+@command
+def locomo(
+    *,
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The LoCoMo file, as it is published.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for memories, answers and results.")],
+    config: Annotated[
+        Path | None, typer.Option(help="Students, judge and metrics: TOML, [[student]] with name, base, adapters.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model: nano, a folder, or with --base-url the name it is served under.",
+            rich_help_panel=_STUDENT,
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="A model server, instead of in process.", rich_help_panel=_STUDENT),
+    ] = None,
+    api: Annotated[Api, typer.Option(help="What speaks there.", rich_help_panel=_STUDENT)] = Api.vllm,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXPERT=PATH",
+            help="A LoRA expert: extraction=PATH, update=PATH, generation=PATH. Repeatable.",
+            show_default="nano's own for nano",
+            rich_help_panel=_STUDENT,
+        ),
+    ] = None,
+    shared: Annotated[
+        Path | None,
+        typer.Option(help="One adapter that serves every stage, measured beside them.", rich_help_panel=_STUDENT),
+    ] = None,
+    stages: Annotated[
+        bool,
+        typer.Option("--stages", help="Add the experts one after the other.", rich_help_panel=_STUDENT),
+    ] = False,
+    conversation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Only this one. Repeatable.", show_default="all", rich_help_panel=_ASKED),
+    ] = None,
+    split: Annotated[
+        Split | None, typer.Option(help="Only the conversations of one split.", rich_help_panel=_ASKED)
+    ] = None,
+    corrected: Annotated[
+        Path | None, typer.Option(help="Corrected answers: JSONL or a JSON list.", rich_help_panel=_ASKED)
+    ] = None,
+    judge: JudgeOptions,
+    bertscore_model: Annotated[
+        str | None,
+        typer.Option(
+            help="BERTScore's model: a folder, or a name in the local cache.",
+            show_default="roberta-large",
+            rich_help_panel=_METRICS,
+        ),
+    ] = None,
+    wordnet: Annotated[
+        Path | None,
+        typer.Option(help="WordNet's database, for METEOR.", show_default="$MEMLORA_WORDNET", rich_help_panel=_METRICS),
+    ] = None,
+    embedder: Embedder = None,
+    embedder_url: EmbedderUrl = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Model calls under way at once.", show_default="8")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Have memories remember LoCoMo's conversations, ask their questions, and score the answers.
+
+    Everything that is finished is kept: run the same again after an interruption, and no model is asked twice. Run it
+    again when a judge or a metric's files are there, and it only scores.
+    """
+    from ..core import build_embedder
+    from ..evaluation.locomo_report import REPORT_FILE, tables
+    from ..evaluation.locomo_run import material, measure
+    from ..settings import load_settings
+
+    if (config is None) == (base is None):
+        raise typer.BadParameter("name a student with --base, or several in a --config; not both")
+    given: dict[str, Any] = {
+        "embedder": embedder,
+        "embedder_url": embedder_url,
+        "bertscore_model": bertscore_model,
+        "wordnet": wordnet,
+        "concurrency": concurrency,
+    }
+    student = None if base is None else candidate(base, base_url, api, adapter, shared, stages=stages)
+    said = _config(config, student, {name: value for name, value in given.items() if value is not None})
+    data = material(file, split=None if split is None else split.value, ids=conversation, corrected=corrected)
+    with ExitStack() as opened:
+        judging = judge.backend() if judge.named else None
+        if judging is None and said.judge is not None:
+            judging = said.judge.backend()
+        used = build_embedder(load_settings(adapters={}, embedder=said.embedder, embedder_url=said.embedder_url))
+        opened.callback(used.close)
+        bar = opened.enter_context(progress())
+        task = bar.add_task("", total=None)
+        summary, _ = measure(
+            said,
+            data,
+            used,
+            out,
+            judge=judging,
+            command=repeated(context),
+            on_step=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
+    if json:
+        print_json(summary.model_dump(mode="json"))
+        return
+    print_tables(tables(summary, intervals=False))
+    show = console()
+    for line in (*summary.notes(), f"Written: {out / REPORT_FILE}"):
+        show.print(line, soft_wrap=True)
+
+
+def _config(file: Path | None, student: Candidate | None, given: dict[str, Any]) -> LocomoConfig:
+    """What the file says, or a config of the one student; what is `given` on the command line counts more."""
+    from ..evaluation.config_file import read_config
+    from ..evaluation.locomo_config import LocomoConfig
+
+    if file is not None:
+        return read_config(file, LocomoConfig).model_copy(update=given)
+    return LocomoConfig.model_validate({"student": (student,), **given})
