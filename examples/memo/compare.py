@@ -92,7 +92,8 @@ def compare(folder: Path, work: Path, *, ten_documents: bool, questions: int | N
             folder=json.dumps(str(folder.absolute())),
         )
         (work / "memo.toml").write_text(text, encoding="utf-8")
-        app(["eval", "memo", str(work / "memo.toml"), "--out", str(work)], standalone_mode=False)
+        if code := app(["eval", "memo", str(work / "memo.toml"), "--out", str(work)], standalone_mode=False):
+            raise SystemExit(code)
 
 
 def noise(asked: Sequence[HeldOutQuestion], others: Sequence[Document]) -> str:

@@ -73,6 +73,11 @@ class ExecutiveEndpoint(Endpoint):
     runs: int | None = Field(default=None, ge=1)
 
     @property
+    def identity(self) -> list[Any]:
+        """As of any endpoint, and what it is called: two can serve one model in two ways."""
+        return [self.label, *super().identity]
+
+    @property
     def label(self) -> str:
         """What tables call it."""
         return self.name or self.model

@@ -267,14 +267,16 @@ def _opened(entry: MemoryEntry) -> MemoryModel:
 
 
 def _identity(entry: MemoryEntry) -> list[Any]:
-    """What a Memory model's answers depend on: its weights, and when it abstains."""
+    """What a Memory model's answers depend on: its weights, and when it abstains. Where only a server has the weights,
+    the entry tells them apart: servers call many models by one name."""
+    entered = [entry.name, entry.noise, entry.epoch]
     if entry.folder is None:
-        return [entry.model]
+        return [entry.model, *entered]
     card = read_card(entry.folder)
     if is_lora(entry.folder):
         weights = preflight(NAME, entry.folder).name
     elif any(entry.folder.glob("*.safetensors")):
         weights = weights_sha256(entry.folder)
     else:  # a server has them
-        weights = digest(card.row())
+        weights = digest([card.row(), *entered])
     return [weights, entry.base and Path(entry.base).name, card.abstain_below]

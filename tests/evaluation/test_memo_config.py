@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from memlora_plugins.errors import SettingsError
+from memlora_plugins.evaluation import memo_qa
 from memlora_plugins.evaluation.config_file import read_config
-from memlora_plugins.evaluation.memo_config import BASELINES, PROTOCOLS, MemoConfig
+from memlora_plugins.evaluation.memo_config import BASELINES, PROTOCOLS, ExecutiveEndpoint, MemoConfig, MemoryEntry
 
 LEAST = """
 questions = "musique.jsonl"
@@ -113,3 +114,14 @@ def test_executives_have_names_of_their_own(tmp_path: Path) -> None:
         read(tmp_path, f"questions = 'q'\n{one}{one}")
     with pytest.raises(SettingsError, match="executive: Field required"):
         read(tmp_path, "questions = 'q'")
+
+
+def test_two_servers_with_one_name_for_a_model_are_two() -> None:
+    """Their answers are kept apart: one may serve it in four bits, or another size."""
+    both = [
+        ExecutiveEndpoint(base_url=url, model="large", name=name)
+        for url, name in (("http://one.example/v1", "on one"), ("http://two.example/v1", "on two"))
+    ]
+    assert both[0].identity != both[1].identity
+    models = [MemoryEntry(name=name, base_url="http://memory.example", model="memory") for name in ("small", "large")]
+    assert memo_qa._identity(models[0]) != memo_qa._identity(models[1])
