@@ -70,7 +70,8 @@ def test_everything_said(tmp_path: Path) -> None:
     config = read(tmp_path, text)
     assert config.levels == (0, 2)
     assert [one.label for one in config.executive] == ["one", "large"]
-    assert config.executive[0].identity != config.executive[1].identity
+    one, other = config.executive
+    assert one.backend().identity != other.backend().identity
     assert "top_p" not in repr(config), "there may be a key among the fields"
     small, served = config.memory
     assert (small.folder, small.protocols) == (tmp_path / "models" / "small", ("structured",))
