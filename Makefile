@@ -77,7 +77,7 @@ bench-report: install ## The same, and the table of figures in tests/benchmarks/
 	$(BIN)/pytest tests/benchmarks --benchmark-json=.benchmarks/bench.json $(ARGS)
 	$(BIN)/python tests/benchmarks/report.py .benchmarks/bench.json
 
-bench-peers: install $(PEERS:%=$(VENV)-peer-%/.installed) ## mem0, LangMem, LlamaIndex's Memory and this library, doing the same work; an hour
+bench-peers: install $(PEERS:%=$(VENV)-peer-%/.installed) ## mem0, LangMem, LlamaIndex's Memory and this library, doing the same work; an hour or two, on a quiet machine
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/peers/run.py $(ARGS)
 
 serve: install install-vllm ## A vLLM server: make serve ARGS="--model Qwen/Qwen2.5-1.5B-Instruct"

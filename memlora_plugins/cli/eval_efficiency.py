@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .eval_options import Api, Concurrency, Embedder, EmbedderUrl, candidate, print_tables, repeated
+from .eval_options import Concurrency, Embedder, EmbedderUrl, StudentOptions, print_tables, repeated
 from .options import Json, command
 from .output import console, print_json, progress
 from .serve import running
@@ -40,29 +41,12 @@ class Precision(StrEnum):
 def efficiency(
     *,
     context: typer.Context,
-    base: Annotated[
-        str,
-        typer.Option(
-            help="The base model: nano (with its experts), a folder, or with --base-url the name it is served under.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
+    student: StudentOptions,
     data: Annotated[
         Path,
         typer.Option(help="Conversations with questions: a LoCoMo file, or chat as JSONL.", rich_help_panel=_WORK),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for efficiency.json, report.md and the plot.")],
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="EXPERT=PATH",
-            help="A LoRA expert: extraction=PATH, update=PATH, generation=PATH. Repeatable.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="A vLLM server that runs, to measure too.", rich_help_panel=_MODEL)
-    ] = None,
     served_name: Annotated[
         str | None,
         typer.Option(help="The name that it has the base under.", show_default="its folder's", rich_help_panel=_MODEL),
@@ -109,8 +93,10 @@ def efficiency(
     """Measure size, tokens/s, and tokens and seconds per answer by operation: the base, and the base with experts.
 
     A portion of conversations is remembered and asked about, with one call at a time; then the same calls are made
-    again, --concurrency at once. Every finished run is kept in --out: the same command goes on after an interruption,
-    and one with another --base adds its rows to the tables. The key of a server is read from MEMLORA_API_KEY.
+    again, --concurrency at once. A folder is measured in process and, with --base-url or --serve, on a vLLM server too.
+
+    Every finished run is kept in --out: the same command goes on after an interruption, and one with another --base
+    adds its rows to the tables. The key of a server is read from MEMLORA_API_KEY.
     """
     from ..core import build_embedder
     from ..evaluation import efficiency as measuring
@@ -122,13 +108,14 @@ def efficiency(
     from ..settings import load_settings
     from ..training.journal import Journal
 
+    base_url = student.base_url
     if serve and base_url is not None:
         raise typer.BadParameter("--serve starts a server and --base-url names one that runs; give one of them")
     if server_only and not serve and base_url is None:
         raise typer.BadParameter("--server-only needs a server: --serve starts one, --base-url names one that runs")
     said = repeated(context)
-    here = base_url is None or base == NANO or Path(base).is_dir()
-    what = candidate(base, None if here else base_url, Api.vllm, adapter, None)
+    here = base_url is None or student.base == NANO or Path(student.base or "").is_dir()
+    what = (replace(student, base_url=None) if here else student).candidate()
     folder = students.folder_of(what)
     key = load_settings(adapters={}).api_key
     settings = load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url)
@@ -146,6 +133,7 @@ def efficiency(
         _keep_apart(
             out, work, talks, what, precision=precision.value, concurrency=concurrency, use_of_streaming=first_text
         )
+        _same_engine(out, subjects)
         with Journal(out / "efficiency.jsonl") as journal:
             options = {"runs": runs, "concurrency": concurrency, "first_text": first_text}
             _measure(subjects, talks, used, journal, **options)
@@ -162,6 +150,7 @@ def efficiency(
                         api_key=key,
                         command=said,
                     )
+                    _same_engine(out, subjects)
                     _measure(subjects, talks, used, journal, **options)
             found = Efficiency(
                 machine=this_machine(), work=work, concurrency=concurrency, rows=tuple(measuring.rows(journal))
@@ -218,6 +207,13 @@ def _keep_apart(
         f"model called {what.name}": digest_of(what),
     }
     check_same(out / "measuring.json", made_of | {way.replace("_", " "): str(value) for way, value in ways.items()})
+
+
+def _same_engine(out: Path, subjects: Sequence[Subject]) -> None:
+    """Refuse a folder with figures of the same place by another engine or version of it."""
+    from ..training.identity import check_same
+
+    check_same(out / "measuring.json", {f"engine, {one.student.place}": one.student.engine for one in subjects})
 
 
 def _measure(

@@ -12,7 +12,7 @@ import typer
 from .eval_options import Api, Embedder, EmbedderUrl, candidate, print_tables, repeated
 from .judge import JudgeOptions
 from .options import Json, command
-from .output import console, print_json, progress
+from .output import complain, console, print_json, progress
 
 if TYPE_CHECKING:
     from ..evaluation.candidates import Candidate
@@ -105,7 +105,7 @@ def locomo(
     again when a judge or a metric's files are there, and it only scores.
     """
     from ..core import build_embedder
-    from ..evaluation.locomo_report import REPORT_FILE, tables
+    from ..evaluation.locomo_report import CHANGES, MODEL_SECONDS, REPORT_FILE, tables
     from ..evaluation.locomo_run import material, measure
     from ..settings import load_settings
 
@@ -136,6 +136,7 @@ def locomo(
             out,
             judge=judging,
             command=repeated(context),
+            on_note=complain,
             on_step=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
     if json:
@@ -143,7 +144,7 @@ def locomo(
         return
     print_tables(tables(summary, intervals=False))
     show = console()
-    for line in (*summary.notes(), f"Written: {out / REPORT_FILE}"):
+    for line in (CHANGES, MODEL_SECONDS, *summary.notes(), f"Written: {out / REPORT_FILE}"):
         show.print(line, soft_wrap=True)
 
 

@@ -36,13 +36,15 @@ def memo(
     from MEMLORA_EXECUTIVE_API_KEY, MEMLORA_JUDGE_API_KEY and MEMLORA_API_KEY, or from the variables it names.
 
     Answers and verdicts are kept as they come: run the same again after an interruption, or with more models in CONFIG,
-    and nothing is asked for twice. Writes report.md, results.json, answers.jsonl and a figure.
+    and nothing is asked for twice. Writes report.md, results.json, answers.jsonl and a figure;
+    what holds texts of questions and documents is in .gitignore there.
     """
     from ..errors import DatasetError
     from ..evaluation import memo_qa, memo_report, memo_scores
     from ..evaluation.config_file import read_config
     from ..evaluation.memo_config import MemoConfig
     from ..evaluation.memo_material import load_material
+    from ..evaluation.report import keep_private
     from ..training.journal import Journal
 
     said = read_config(config, MemoConfig)
@@ -50,6 +52,7 @@ def memo(
     material = load_material(said)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        keep_private(out, memo_report.WITH_TEXTS)
     except OSError as error:
         raise DatasetError(f"{out} cannot be written: {error}") from error
     with ExitStack() as opened:

@@ -153,7 +153,8 @@ def _config(
     concurrency: int,
 ) -> MemoConfig:
     """The options as `memlora eval memo` has them; `memory` is folder, URL and base of a Memory model."""
-    from ..evaluation.memo_config import ExecutiveEndpoint, MemoConfig, MemoryEntry
+    from ..evaluation.endpoints import ExecutiveEndpoint
+    from ..evaluation.memo_config import MemoConfig, MemoryEntry
 
     folder, url, base = memory
     entry = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from ..evaluation.candidates import Candidate
     from ..evaluation.pipeline import Adapters, Opener
     from ..evaluation.report import Table
+
+
+_STUDENT = "The model"
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://)(?:[^/?#]*@)?([^?#]*)", re.I)
+_PAIR = re.compile(r"([\w.-]+)=(.+)", re.S)
 
 
 class Measure(StrEnum):
@@ -100,6 +107,57 @@ def candidate(
         raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentOptions:
+    """The one model that is measured."""
+
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The base model: nano, a folder, or with --base-url the name it is served under.",
+            rich_help_panel=_STUDENT,
+        ),
+    ] = None
+    base_url: Annotated[str | None, typer.Option(help="A model server that has it.", rich_help_panel=_STUDENT)] = None
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXPERT=PATH",
+            help="A LoRA expert: extraction=PATH, update=PATH, generation=PATH. Repeatable.",
+            show_default="nano's own for nano",
+            rich_help_panel=_STUDENT,
+        ),
+    ] = None
+
+    def candidate(self, *, stages: bool = False) -> Candidate:
+        """It, as `candidate` makes it.
+
+        Raises:
+            BadParameter: there is no base, or as `candidate`.
+        """
+        return candidate(self._named(), self.base_url, Api.vllm, self.adapter, None, stages=stages)
+
+    def _named(self) -> str:
+        if self.base is None:
+            raise typer.BadParameter("name the model with --base")
+        return self.base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedStudentOptions(StudentOptions):
+    """The one model that is measured, behind any API, and beside its experts one adapter for all stages."""
+
+    api: Annotated[Api, typer.Option(help="What speaks there.", rich_help_panel=_STUDENT)] = Api.vllm
+    shared: Annotated[
+        Path | None,
+        typer.Option(help="One adapter that serves every stage, measured beside them.", rich_help_panel=_STUDENT),
+    ] = None
+
+    def candidate(self, *, stages: bool = False) -> Candidate:
+        """As that of `StudentOptions`."""
+        return candidate(self._named(), self.base_url, self.api, self.adapter, self.shared, stages=stages)
+
+
 def print_tables(tables: Sequence[Table]) -> None:
     """Tables for people, one under the other."""
     out = console()
@@ -112,8 +170,8 @@ def print_tables(tables: Sequence[Table]) -> None:
 
 
 def repeated(context: typer.Context) -> str:
-    """The command line that this command was called with, for a report: paths by their names only, and nothing that
-    came from the environment.
+    """The command line that this command was called with, for a report: paths by their names only, also those of
+    `NAME=PATH`, addresses without user, password and query, and nothing that came from the environment.
     """
     words = ["memlora", *context.command_path.split()[1:]]
     for parameter in context.command.params:
@@ -130,5 +188,14 @@ def repeated(context: typer.Context) -> str:
 def _named(value: object) -> str:
     if isinstance(value, StrEnum):
         return value.value
-    path = Path(str(value))
-    return path.name if isinstance(value, Path) or path.is_absolute() else str(value)
+    text = str(value)
+    if address := _ADDRESS.match(text):
+        return address[1] + address[2]
+    if pair := _PAIR.fullmatch(text):
+        after = _named(pair[2])
+        return f"{pair[1]}={after if _ADDRESS.match(after) else _last(after)}"
+    return _last(text) if isinstance(value, Path) or text.startswith("~") or Path(text).is_absolute() else text
+
+
+def _last(path: str) -> str:
+    return Path(path).name or path

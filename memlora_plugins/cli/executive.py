@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
+from .large_model import LargeModelOptions, model_option, url_option
 
 if TYPE_CHECKING:
-    from ..serving.openai_compatible import OpenAIBackend
+    from ..evaluation.endpoints import ExecutiveEndpoint
 
 _EXECUTIVE = "The large model that reasons"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutiveOptions:
+class ExecutiveOptions(LargeModelOptions):
     """Where it is."""
 
-    executive_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MEMLORA_EXECUTIVE_URL",
-            help="Its OpenAI-compatible endpoint; its key is read from MEMLORA_EXECUTIVE_API_KEY.",
-            rich_help_panel=_EXECUTIVE,
-        ),
-    ] = None
-    executive_model: Annotated[
-        str | None,
-        typer.Option(envvar="MEMLORA_EXECUTIVE_MODEL", help="Its name there.", rich_help_panel=_EXECUTIVE),
-    ] = None
+    who: ClassVar[str] = "executive"
 
-    @property
-    def named(self) -> bool:
-        """Whether there is one.
+    executive_url: Annotated[str | None, url_option("executive", _EXECUTIVE)] = None
+    executive_model: Annotated[str | None, model_option("executive", _EXECUTIVE)] = None
 
-        Raises:
-            BadParameter: only one of address and name was given.
-        """
-        if (self.executive_url is None) != (self.executive_model is None):
-            raise typer.BadParameter("--executive-url and --executive-model belong together; give both")
-        return self.executive_url is not None
+    def _kind(self) -> type[ExecutiveEndpoint]:
+        from ..evaluation.endpoints import ExecutiveEndpoint
 
-    def backend(self) -> OpenAIBackend:
-        """The endpoint, which is the caller's to close; only where one is `named`.
-
-        Raises:
-            SettingsError: the address cannot be used.
-        """
-        from ..serving.openai_compatible import OpenAIBackend
-
-        key = os.environ.get("MEMLORA_EXECUTIVE_API_KEY")
-        return OpenAIBackend(self.executive_url or "", self.executive_model or "", api_key=key)
+        return ExecutiveEndpoint

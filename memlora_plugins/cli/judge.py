@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import typer
+from .large_model import LargeModelOptions, model_option, url_option
 
 if TYPE_CHECKING:
-    from ..serving.openai_compatible import OpenAIBackend
+    from ..evaluation.endpoints import JudgeEndpoint
 
 _JUDGE = "The judge"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeOptions:
+class JudgeOptions(LargeModelOptions):
     """Where it is."""
 
-    judge_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MEMLORA_JUDGE_URL",
-            help="Its OpenAI-compatible endpoint; its key is read from MEMLORA_JUDGE_API_KEY.",
-            rich_help_panel=_JUDGE,
-        ),
-    ] = None
-    judge_model: Annotated[
-        str | None, typer.Option(envvar="MEMLORA_JUDGE_MODEL", help="Its name there.", rich_help_panel=_JUDGE)
-    ] = None
+    who: ClassVar[str] = "judge"
 
-    @property
-    def named(self) -> bool:
-        """Whether there is one.
+    judge_url: Annotated[str | None, url_option("judge", _JUDGE)] = None
+    judge_model: Annotated[str | None, model_option("judge", _JUDGE)] = None
 
-        Raises:
-            BadParameter: only one of address and name was given.
-        """
-        if (self.judge_url is None) != (self.judge_model is None):
-            raise typer.BadParameter("--judge-url and --judge-model belong together; give both")
-        return self.judge_url is not None
+    def _kind(self) -> type[JudgeEndpoint]:
+        from ..evaluation.endpoints import JudgeEndpoint
 
-    def backend(self) -> OpenAIBackend:
-        """The endpoint, which is the caller's to close; only where one is `named`.
-
-        Raises:
-            SettingsError: the address cannot be used.
-        """
-        from ..serving.openai_compatible import OpenAIBackend
-
-        key = os.environ.get("MEMLORA_JUDGE_API_KEY")
-        return OpenAIBackend(self.judge_url or "", self.judge_model or "", api_key=key)
+        return JudgeEndpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -134,6 +135,18 @@ class Candidate(BaseModel):
 
         return build_backend(self.settings(adapters))
 
+    @property
+    def computed(self) -> str:
+        """Where its model computes, and in what: as `LocalBackend` chooses by itself, or its server."""
+        if self.base_url is not None:
+            return "on a server"
+        import torch
+
+        if not torch.cuda.is_available():
+            return "on the CPU in float32"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return f"on the GPU in {'bfloat16' if native else 'float32'}"
+
     def who(self, adapters: Adapters) -> dict[str, str]:
         """Stage to what answers there, for telling work from other work: the hash of weights, or with the candidate's
         own name what its server calls them (it may start again on another port), and the adapter's name.
@@ -141,11 +154,10 @@ class Candidate(BaseModel):
         Raises:
             as `backend`.
         """
-        from ..serving.adapters import weights_sha256
         from ..serving.local import model_folder
 
         if self.base_url is None:
-            base = weights_sha256(model_folder(self.model, allow_download=False))
+            base = _weights(model_folder(self.model, allow_download=False))
         else:
             base = f"{self.name}: {self.model}"
         names = self.names(adapters)
@@ -164,3 +176,16 @@ class Candidate(BaseModel):
             return preflight(stage, folder, max_rank=sys.maxsize).name if folder.is_dir() else str(adapter)
 
         return {stage: name(stage, adapter) for stage, adapter in adapters.items()}
+
+
+def _weights(folder: Path) -> str:
+    """`weights_sha256`, which reads all of them, once for files that did not change."""
+    found = [(file, file.stat()) for file in sorted(folder.glob("*.safetensors"))]
+    return _weights_of(folder, tuple((file.name, about.st_size, about.st_mtime_ns) for file, about in found))
+
+
+@lru_cache(maxsize=64)
+def _weights_of(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    from ..serving.adapters import weights_sha256
+
+    return weights_sha256(folder)

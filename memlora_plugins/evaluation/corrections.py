@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, Field
 
 from ..errors import DatasetError
-from ..rows import read_rows
+from ..rows import read_listed
 from ..types import clean_text
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ def corrected(
     turns = {talk.sample_id: {turn.dia_id for turn in talk.turns} for talk in conversations}
     given: dict[tuple[str, str], _Row] = {}
     unknown: list[str] = []
-    for row in _rows(file):
+    empty = "is empty; it must have a corrected answer on every line."
+    for row in read_listed(file, _Row, empty, "holds no corrected answers"):
         key = (row.conversation, _wording(row.question))
         if key[1] not in known.get(row.conversation, ()):
             unknown.append(f"{row.conversation}: {row.question}")
@@ -103,17 +103,3 @@ class _Row(BaseModel):
 
 def _wording(question: str) -> str:
     return " ".join(clean_text(question).split())
-
-
-def _rows(file: Path) -> list[_Row]:
-    try:
-        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-        if content.lstrip().startswith(b"["):
-            return TypeAdapter(list[_Row]).validate_json(content)
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DatasetError(f"{file} holds no corrected answers: {where}: {first['msg']}.") from error
-    return read_rows(file, _Row, "is empty; it must have a corrected answer on every line.")

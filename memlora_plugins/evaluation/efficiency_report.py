@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +73,7 @@ class Efficiency(BaseModel):
         Raises:
             OSError: a file cannot be written.
         """
-        drawn = find_spec("matplotlib") is not None
+        drawn = plots.available()
         write_whole(out / "efficiency.json", json.dumps(self.told(), indent=1) + "\n")
         if drawn:
             plot(self, out / "efficiency.png")
@@ -108,13 +107,12 @@ def tables(found: Efficiency) -> list[Table]:
 
 def markdown(found: Efficiency, *, drawn: bool = True) -> str:
     """The report: commands, machine, versions, what is measured how, tables, and the plot beside it where `drawn`."""
-    picture = "![Tokens per second and seconds per answer](efficiency.png)"
+    picture = plots.markdown("Tokens per second and seconds per answer", "efficiency.png", drawn=drawn)
     lines = ["# Efficiency", "", "```", *found.commands, "```", "", f"- Machine: {found.machine}"]
     lines += [f"- {row.student.label}: {row.student.engine}; computes in {row.student.precision}" for row in found.rows]
     lines += [f"- {name[:1].upper()}{name[1:]}: {told}" for name, told in found.work.items()]
     lines += [f"- Runs: {', '.join(f'{len(row.runs)} of {row.student.label}' for row in found.rows)}"]
-    lines += ["", notes(found), ""]
-    lines += [picture if drawn else "No plot: install matplotlib with pip install 'memlora-plugins[eval]'.", ""]
+    lines += ["", notes(found), "", picture, ""]
     return "\n".join(lines) + "\n" + "\n".join(table.markdown() for table in tables(found))
 
 

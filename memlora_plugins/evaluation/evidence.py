@@ -36,21 +36,21 @@ def evidence_ndcg(found: Found, gold: Collection[str], k: int) -> float:
     """Normalised discounted cumulative gain of `gold` in the first `k` items, 0 to 1. Gains are binary.
 
     Each gold id counts once, at the first item that covers it: 1 / log2(1 + rank), ranks from 1. The sum is divided by
-    that of the ideal, which has one gold id at each rank up to min(k, number of gold ids). Where items cover several
-    gold ids at once, they can be earlier than that; such a ranking counts 1. Where no item covers more than one, this
-    is the usual nDCG@k.
+    that of the ideal: these items in the best order, by how many ids each is the first to cover, and then, one an item,
+    the ids that none covers. Where no item covers more than one, this is the usual nDCG@k; what covers several at once
+    (facts of several turns) has another ideal than what does not, so compare rankings of the same items.
 
     Raises:
         InvalidInputError: `gold` is empty; such questions are not measured.
     """
     wanted = _wanted(gold)
-    ideal = sum(_discount(rank) for rank in range(1, min(k, len(wanted)) + 1))
-    gain = 0.0
-    for rank, item in enumerate(found[:k], start=1):
+    covered = []
+    for item in found[:k]:
         new = wanted.intersection(item)
-        gain += len(new) * _discount(rank)
+        covered.append(len(new))
         wanted -= new
-    return min(1.0, gain / ideal)
+    ideal = [*sorted(filter(None, covered), reverse=True), *([1] * len(wanted))]
+    return _gain(covered) / _gain(ideal[:k])
 
 
 def _wanted(gold: Collection[str]) -> set[str]:
@@ -59,15 +59,15 @@ def _wanted(gold: Collection[str]) -> set[str]:
     return set(gold)
 
 
-def _discount(rank: int) -> float:
-    return 1 / math.log2(1 + rank)
+def _gain(covered: Iterable[int]) -> float:
+    return sum(ids / math.log2(1 + rank) for rank, ids in enumerate(covered, start=1))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was found for one question; `category` is the group of questions it belongs to."""
+    """What was found for one question, by how many items were asked for; `category` is the group it belongs to."""
 
-    found: Found
+    found: Mapping[int, Found]
     gold: Collection[str]
     category: int | None = None
 
@@ -113,7 +113,7 @@ def recall(outcomes: Sequence[Outcome], *, ks: Sequence[int]) -> Recall:
 
 def _mean(outcomes: Sequence[Outcome], ks: Sequence[int]) -> EvidenceMean:
     def mean(measure: Callable[[Found, Collection[str], int], float]) -> dict[int, Interval]:
-        return {k: bootstrap([measure(one.found, one.gold, k) for one in outcomes]) for k in ks}
+        return {k: bootstrap([measure(one.found[k], one.gold, k) for one in outcomes]) for k in ks}
 
     return EvidenceMean(questions=len(outcomes), recall=mean(evidence_recall), ndcg=mean(evidence_ndcg))
 
@@ -156,13 +156,14 @@ def measure(
     ks: Sequence[int] = (10, 30),
     categories: Collection[int] = ANSWERABLE,
 ) -> Recall:
-    """Ask every question that has evidence and average what is found of it.
+    """Ask every question that has evidence, once for each of `ks` (fewer wanted may be searched for in another way),
+    and average what is found of it.
 
     Raises:
         InvalidInputError: no question with evidence in these categories.
     """
     outcomes = [
-        Outcome(search(talk, one.text, max(ks)), one.evidence, one.category)
+        Outcome({k: search(talk, one.text, k) for k in ks}, one.evidence, one.category)
         for talk in conversations
         for one in with_evidence(talk, categories)
     ]

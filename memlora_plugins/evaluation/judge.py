@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import BackendRequestError, BackendTimeoutError, DatasetError, InvalidInputError, ReplyError
+from ..errors import BackendError, BackendRequestError, BackendTimeoutError, DatasetError, InvalidInputError, ReplyError
 from ..experts.schema import strict_object
 from ..experts.wording import one_line
 from ..serving.base import Request
@@ -64,6 +64,7 @@ class Verdict(BaseModel):
     """What the judge said of one answer. `correct` is None where that could not be found out, which `error` tells.
 
     `attempts` are the replies that were asked for, 0 for an answer without any text; tokens are those of all of them.
+    `failure` is what of `error` may be published: an endpoint's own words may quote what it was sent, or a key.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +73,7 @@ class Verdict(BaseModel):
     reason: str = ""
     attempts: int = 0
     error: str | None = None
+    failure: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
 
@@ -108,8 +110,9 @@ class Judge:
     """Asks `backend` at temperature 0. The backend stays open for whoever opened it.
 
     `attempts` bounds the replies for one answer: an unreadable one is asked for again, with what was wrong with it.
-    `max_tokens` bounds a reply, thinking included. `name` is what verdicts in a journal are known by, by default the
-    backend's model; another judge's verdicts are not used.
+    `max_tokens` bounds a reply, thinking included. Verdicts in a journal are known by `name`; without one by the
+    backend's `identity` (its model and the options it is asked with), or by what it describes itself as. Another
+    judge's verdicts are not used. Reports call it by `name`, by default the backend's model.
 
     Raises:
         InvalidInputError: `attempts` or `max_tokens` is less than 1.
@@ -122,6 +125,7 @@ class Judge:
             raise InvalidInputError("attempts and max_tokens must be at least 1.")
         self.backend = backend
         self.name = name or str(getattr(backend, "model", "") or backend.describe())
+        self._known_by = name or str(getattr(backend, "identity", "") or self.name)
         self._attempts = attempts
         self._max_tokens = max_tokens
 
@@ -142,25 +146,25 @@ class Judge:
         if not one_line(item.answer):
             return Verdict(correct=False, reason="The answer is empty.")
         chat: list[dict[str, str]] = [{"role": "user", "content": prompt(item)}]
-        spent, problem, attempt = Usage(), "", 0
+        spent, problem, failure, attempt = Usage(), "", "", 0
         for attempt in range(1, self._attempts + 1):
             try:
                 said = await self.backend.acomplete(Request(EXPERT, list(chat), SCHEMA, self._max_tokens, 0.0))
                 spent += said.usage
                 correct, reason = read(said.text, cut_off=said.finish_reason == "length")
             except (BackendRequestError, BackendTimeoutError) as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem, failure = f"{type(error).__name__}: {error}", kind_of(error)
                 break
             except ReplyError as error:
-                problem = f"no label could be read in {attempt} replies; of the last: {error}"
+                problem = failure = f"no label could be read in {attempt} replies; of the last: {error}"
                 # the same call would get the same reply: the next one tells what was wrong
                 chat += [
                     {"role": "assistant", "content": one_line(said.text)[:_MOST_QUOTED] or "(nothing)"},
                     {"role": "user", "content": AGAIN.replace("{problem}", str(error))},
                 ]
             else:
-                return _verdict(correct, reason, attempt, None, spent)
-        return _verdict(None, "", attempt, problem, spent)
+                return _verdict(Verdict(correct=correct, reason=reason), attempt, spent)
+        return _verdict(Verdict(correct=None, error=problem, failure=failure), attempt, spent)
 
     async def ajudge_all(
         self,
@@ -173,7 +177,7 @@ class Judge:
         """The verdicts on `items`, in their order; `concurrency` answers at once, equal items once.
 
         Verdicts are kept in `journal` as they come, and those that it holds are not asked for again; failed ones are.
-        They are known by the item, the judge's `name`, and the prompt.
+        They are known by the item, the judge (see the class), and the prompt.
 
         Raises:
             as `ajudge`. DatasetError: the journal cannot be written, or holds something else.
@@ -205,20 +209,26 @@ class Judge:
         return [verdicts[key] for key in keys]
 
     def key(self, item: JudgedItem) -> str:
-        """What a verdict on `item` is kept under: a digest of the item, the judge's name, and what it is asked."""
+        """What a verdict on `item` is kept under: a digest of the item, who judges, and what it is asked."""
         from ..training.identity import digest
 
-        return digest({"item": item, "judge": self.name, "asked": [PROMPT, AGAIN, SCHEMA]})
+        return digest({"item": item, "judge": self._known_by, "asked": [PROMPT, AGAIN, SCHEMA]})
 
 
 def summary(verdicts: Sequence[Verdict]) -> JudgeScore:
-    """The share of right answers among those that were judged."""
+    """The share of right answers among those that were judged. `unavailable` holds no word of an endpoint's."""
     judged = [verdict.correct for verdict in verdicts if verdict.correct is not None]
-    failed = [verdict.error or "" for verdict in verdicts if verdict.correct is None]
+    failed = [verdict.failure or "no reason is known" for verdict in verdicts if verdict.correct is None]
     if judged:
         return JudgeScore(score=sum(judged) / len(judged), judged=len(judged), unjudged=len(failed))
     why = f"none of {len(failed)} answers could be judged; the first: {failed[0]}" if failed else "no answer to judge"
     return JudgeScore(score=None, judged=0, unjudged=len(failed), unavailable=why)
+
+
+def kind_of(error: BackendError) -> str:
+    """What of an error may be published: its type, and the HTTP status where there is one."""
+    status = getattr(error, "status", 0)
+    return f"{type(error).__name__}, HTTP status {status}" if status else type(error).__name__
 
 
 def prompt(item: JudgedItem) -> str:
@@ -238,15 +248,9 @@ def _item(question: str, expected: str | Sequence[str], answer: str) -> JudgedIt
     return JudgedItem(question, right, answer)
 
 
-def _verdict(correct: bool | None, reason: str, attempts: int, error: str | None, spent: Usage) -> Verdict:
-    return Verdict(
-        correct=correct,
-        reason=reason,
-        attempts=attempts,
-        error=error,
-        input_tokens=spent.input_tokens,
-        output_tokens=spent.output_tokens,
-    )
+def _verdict(found: Verdict, attempts: int, spent: Usage) -> Verdict:
+    used = {"input_tokens": spent.input_tokens, "output_tokens": spent.output_tokens}
+    return found.model_copy(update={"attempts": attempts, **used})
 
 
 def _judged_before(journal: Journal) -> dict[str, Verdict]:

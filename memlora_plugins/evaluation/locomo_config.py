@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .candidates import Candidate
 from .config_file import BesideName, BesidePath
-from .memo_config import JudgeEndpoint
+from .endpoints import JudgeEndpoint
 from .pipeline import CONCURRENCY
 
 

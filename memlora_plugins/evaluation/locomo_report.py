@@ -14,10 +14,10 @@ from ..files import write_whole
 from . import plots
 from .candidates import SHARED
 from .locomo import ADVERSARIAL, CATEGORIES
-from .locomo_scores import MEASURES, J, L, RowScores, ScoredQuestion
-from .machine import Machine
+from .locomo_recipe import MadeOn
+from .locomo_scores import MEASURES, Change, J, L, RowScores, ScoredQuestion, Scores
 from .metrics import METRICS
-from .report import Table, change, usage_tables
+from .report import Table, usage_tables
 from .similarity import PARTS
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ _NAMES |= {"bertscore": "BERTScore", "sentence_bert": "Sentence-BERT"}
 class LocomoSummary(BaseModel):
     """Everything that was measured, in numbers, and of what: nothing of the conversations is in it.
 
-    `command` repeats it, `data_sha256` is of the file, `load` what was found in it and `corrections` how many answers
-    were others. `students` is name to base model. `measures` says what computes a measure, `unavailable` why one is
-    not there; `changes_by` is the measure that changes are told by.
+    `command` repeats it, `data_sha256` is of the file, `load` what was found in the whole of it and `corrections` how
+    many answers in it were others, by the file with `corrections_sha256`. `students` is name to base model, `judge` the
+    judge's. `measures` says what computes a measure, `unavailable` why one is not there; `changes_by` is the measure
+    that changes are told by.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class LocomoSummary(BaseModel):
     data_sha256: str
     load: dict[str, int]
     corrections: dict[str, int] | None
+    corrections_sha256: str | None
     conversations: tuple[str, ...]
     split: str | None
     students: dict[str, str]
@@ -52,8 +54,6 @@ class LocomoSummary(BaseModel):
     measures: dict[str, str]
     unavailable: dict[str, str]
     changes_by: str
-    machine: Machine
-    versions: str
     rows: tuple[RowScores, ...]
 
     @property
@@ -61,6 +61,11 @@ class LocomoSummary(BaseModel):
         """J, L, and the other measures that some row has."""
         found = {measure for row in self.rows for measure in row.overall.means}
         return [measure for measure in MEASURES if measure in found or measure in (J, L)]
+
+    @property
+    def made_on(self) -> list[MadeOn]:
+        """On what the rows were made, each different one once."""
+        return list(dict.fromkeys(one for row in self.rows for one in row.made_on))
 
     def write(self, folder: Path, answers: Sequence[Sequence[ScoredQuestion]]) -> None:
         """Write answers, numbers, report and, where matplotlib is installed, figures into `folder`, each whole or not
@@ -92,7 +97,7 @@ class LocomoSummary(BaseModel):
             f"    {self.command}",
             *self.notes(),
             *(figures if drawn else ["No figures: install matplotlib with pip install 'memlora-plugins[eval]'."]),
-            *(table.markdown().rstrip() for table in tables(self)),
+            *(part for table in tables(self) for part in (table.markdown().rstrip(), _UNDER.get(table.title)) if part),
         ]
         return "\n\n".join(told) + "\n"
 
@@ -103,15 +108,16 @@ class LocomoSummary(BaseModel):
         made = [f"{name_of(measure)}: {how}" for measure, how in self.measures.items()]
         lines = [
             f"{self.data} (SHA-256 {self.data_sha256[:16]}…), {split}{', '.join(self.conversations)}.",
-            f"Answered by {students}; embedded by {self.embedder}; judged by {self.judge or 'nobody'}. "
-            f"On {self.machine}, in {sum(row.seconds for row in self.rows):.0f} s; {self.versions}.",
+            f"Answered by {students}; embedded by {self.embedder}; judged by {self.judge or 'nobody'}.",
+            *(f"Remembered and answered on {made_on}." for made_on in self.made_on),
             "; ".join(made) + ".",
         ]
         if self.corrections is not None:
             counts = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in self.corrections.items())
-            lines.append(f"With corrected answers: {counts}.")
+            lines.append(
+                f"With corrected answers (SHA-256 {(self.corrections_sha256 or '')[:16]}…): {counts} in the whole file."
+            )
         lines += [f"{name_of(measure)}: not available: {why}" for measure, why in self.unavailable.items()]
-        lines += [f"{row.label}: {row.not_judged} answers were not judged." for row in self.rows if row.not_judged]
         return lines
 
 
@@ -129,11 +135,11 @@ def tables(summary: LocomoSummary, *, intervals: bool = True) -> list[Table]:
     found = [tell.overall()]
     if any(part in summary.shown for part in PARTS):
         found.append(tell.parts())
-    found += [tell.by_category(measure) for measure in dict.fromkeys((summary.changes_by, "token_f1"))]
+    found += [tell.by_category(measure) for measure in (J, L, "token_f1") if measure in tell.there]
     found.append(tell.students())
     if any(row.adversarial for row in summary.rows):
         found.append(tell.adversarial())
-    found.append(tell.remembered())
+    found += [tell.remembered(), *tell.settings()]
     found += usage_tables({row.label: row.usage for row in summary.rows})
     failed = tuple(
         (row.label, failure.stage, failure.error, str(failure.count))
@@ -143,8 +149,22 @@ def tables(summary: LocomoSummary, *, intervals: bool = True) -> list[Table]:
     if failed:
         found.append(Table("What failed", ("pipeline", "stage", "error", "times"), failed))
     counts = tuple((what.replace("_", " "), str(count)) for what, count in summary.load.items() if count)
-    return [*found, Table("The file", ("what", "number"), counts)]
+    return [*found, Table("The whole file", ("what", "number"), counts)]
 
+
+_SCORES, _STUDENTS, _REMEMBERED = "Scores, categories 1 to 4", "Students", "What was remembered"
+CHANGES = (
+    "Changes are differences of means in points, over the questions that are scored in both, with 95 % paired "
+    "bootstrap intervals over these questions. A percentage of the earlier score stands behind one only where its "
+    "interval excludes 0."
+)
+"""What is to be said of changes."""
+MODEL_SECONDS = (
+    "Model seconds are those of all model calls behind a row, added up, by whichever process they were made: calls "
+    "that ran together each count, and a memory that rows share counts in each of them."
+)
+"""What is to be said of seconds."""
+_UNDER = {_SCORES: CHANGES, _STUDENTS: CHANGES, _REMEMBERED: MODEL_SECONDS}
 
 Cell = Callable[[RowScores], str]
 
@@ -155,16 +175,17 @@ class _Tables:
     def __init__(self, summary: LocomoSummary, intervals: bool) -> None:
         self._summary = summary
         self._intervals = intervals
+        self.there = {measure for row in summary.rows for measure in row.overall.means}
 
     def overall(self) -> Table:
         by = name_of(self._summary.changes_by)
         columns = [(name_of(one), self._mean(one)) for one in (J, L, *METRICS)]
         columns += [
-            (f"change, {by}", lambda row: percent(row.change)),
-            (f"over base, {by}", lambda row: percent(row.over_base)),
+            (f"change, {by}", lambda row: self._gained(row.change)),
+            (f"over base, {by}", lambda row: self._gained(row.over_base)),
             ("questions", lambda row: str(row.overall.questions)),
         ]
-        return self._table("Scores, categories 1 to 4", columns)
+        return self._table(_SCORES, columns)
 
     def parts(self) -> Table:
         return self._table("The parts of L", [(name_of(part), self._mean(part)) for part in PARTS])
@@ -173,21 +194,23 @@ class _Tables:
         counts = {one: scores.questions for row in self._summary.rows for one, scores in row.by_category.items()}
 
         def cell(category: int) -> Cell:
-            return lambda row: self._told(_means(row, category).get(measure))
+            return lambda row: self._scored(row.by_category.get(category), measure)
 
         columns = [(f"{CATEGORIES.get(one, f'category {one}')} ({counts[one]})", cell(one)) for one in sorted(counts)]
         return self._table(f"{name_of(measure)} by category", columns)
 
     def students(self) -> Table:
         """The paper's Table 5: each base with and without its experts."""
-        by = self._summary.changes_by
+        shown = (J, L, "token_f1")
         rows: list[tuple[str, ...]] = []
         for student in self._summary.students:
             own = [row for row in self._summary.rows if row.student == student and row.row != SHARED]
             for row in (own[0], own[-1]) if len(own) > 1 else own:
                 told = "base" if row is own[0] else "with its experts"
-                rows.append((f"{student}, {told}", self._told(row.overall.means.get(by)), percent(row.over_base)))
-        return Table("Students", ("student", name_of(by), "over base"), tuple(rows))
+                means = (self._scored(row.overall, measure) for measure in shown)
+                rows.append((f"{student}, {told}", *means, self._gained(row.over_base)))
+        over = f"over base, {name_of(self._summary.changes_by)}"
+        return Table(_STUDENTS, ("student", *map(name_of, shown), over), tuple(rows))
 
     def adversarial(self) -> Table:
         cells = tuple(
@@ -212,9 +235,18 @@ class _Tables:
             ("pending", lambda row: str(row.pending)),
             ("cut off", lambda row: str(row.cut_off)),
             ("failures", lambda row: str(sum(failure.count for failure in row.failures))),
-            ("seconds", lambda row: f"{row.seconds:.0f}"),
+            ("model seconds", lambda row: f"{row.model_seconds:.0f}"),
         ]
-        return self._table("What was remembered", columns)
+        return self._table(_REMEMBERED, columns)
+
+    def settings(self) -> list[Table]:
+        """Those of the memories."""
+        names = list(dict.fromkeys(name for row in self._summary.rows for name in row.settings))
+
+        def cell(name: str) -> Cell:
+            return lambda row: str(row.settings.get(name, ""))
+
+        return [self._table("Settings of the memories", [(name, cell(name)) for name in names])] if names else []
 
     def _table(self, title: str, columns: Sequence[tuple[str, Cell]]) -> Table:
         return Table(
@@ -224,18 +256,25 @@ class _Tables:
         )
 
     def _mean(self, measure: str) -> Cell:
-        return lambda row: self._told(row.overall.means.get(measure))
+        return lambda row: self._scored(row.overall, measure)
+
+    def _scored(self, scores: Scores | None, measure: str) -> str:
+        told = self._told(None if scores is None else scores.means.get(measure))
+        left_out = scores.not_judged if scores is not None and measure == J and J in scores.means else 0
+        return f"{told} ({left_out} not judged)" if left_out else told
+
+    def _gained(self, gain: Change | None) -> str:
+        if gain is None:
+            return ""
+        points = gain.points
+        between = f" [{points.low:+.3f}, {points.high:+.3f}]" if self._intervals else ""
+        return f"{points.mean:+.3f}{between}" + ("" if gain.share is None else f" ({100 * gain.share:+.0f}%)")
 
     def _told(self, interval: Interval | None) -> str:
         if interval is None:
             return "n/a"
         between = f" [{interval.low:.3f}, {interval.high:.3f}]" if self._intervals else ""
         return f"{interval.mean:.3f}{between}"
-
-
-def percent(gain: float | None) -> str:
-    """A gain as `+25%`; nothing where there is none to tell."""
-    return "" if gain is None else change(1.0, 1.0 + gain)
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

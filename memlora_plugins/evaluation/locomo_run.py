@@ -11,15 +11,15 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DatasetError
+from ..errors import BackendError, DatasetError
 from ..training.journal import Journal
 from . import locomo
 from .conversations import chosen, from_locomo
 from .judge import Judge
+from .locomo_abstention import RULE
 from .locomo_qa import Row, RowResult, answer_questions, rows
-from .locomo_report import LocomoSummary
-from .locomo_scores import ScoredQuestion, scored, summarised, unavailable
-from .machine import this_machine, versions
+from .locomo_report import LocomoSummary, name_of
+from .locomo_scores import PLAIN_F1, J, ScoredQuestion, ajudged, scored, summarised, unavailable
 from .metrics import METRICS
 from .similarity import Similarity
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 OnStep = Callable[[str, int, int], None]
 """(what is being done, steps done, of how many)."""
-
-_PACKAGES = ("memlora-plugins", "torch", "transformers", "peft", "qdrant-edge-py")
+Answers = list[list[ScoredQuestion]]
+"""Those of each row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
     """The conversations that are measured, the name and hash of the file that they come from, what was found in it,
-    and how many answers were corrected."""
+    and how many answers were corrected in the whole of it, by a file of which hash."""
 
     conversations: Sequence[Conversation]
     file: str
@@ -46,6 +46,7 @@ class Material:
     load: dict[str, int]
     split: locomo.Split | None
     corrections: dict[str, int] | None
+    corrections_sha256: str | None = None
 
 
 def material(
@@ -56,7 +57,7 @@ def material(
     corrected: str | PathLike[str] | None = None,
 ) -> Material:
     """The conversations of a LoCoMo file: of one split, or those of these `ids`; with corrected answers, if there are
-    any.
+    any. The file is corrected whole, as the corrected answers are for the whole of it.
 
     Raises:
         InvalidInputError: the file is no LoCoMo file, or has not these conversations.
@@ -64,18 +65,19 @@ def material(
     """
     path = Path(file)
     loaded = locomo.read(path)
-    talks, counts = loaded.conversations, None
+    talks, counts, corrections_sha256 = loaded.conversations, None, None
+    if corrected is not None:
+        talks, corrections = locomo.corrected(talks, corrected)
+        counts = asdict(corrections)
+        corrections_sha256 = hashlib.sha256(Path(corrected).read_bytes()).hexdigest()
     if split is not None:
         talks = locomo.split(talks, split)
     if ids is not None:
         kept = {talk.id for talk in chosen(from_locomo(talks), ids)}
         talks = [talk for talk in talks if talk.sample_id in kept]
-    if corrected is not None:
-        talks, corrections = locomo.corrected(talks, corrected)
-        counts = asdict(corrections)
     found = {what: count if isinstance(count, int) else len(count) for what, count in asdict(loaded.report).items()}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Material(from_locomo(talks), path.name, digest, found, split, counts)
+    return Material(from_locomo(talks), path.name, digest, found, split, counts, corrections_sha256)
 
 
 def measure(
@@ -87,17 +89,20 @@ def measure(
     judge: Backend | None = None,
     command: str = "",
     on_step: OnStep | None = None,
-) -> tuple[LocomoSummary, list[list[ScoredQuestion]]]:
+    on_note: Callable[[str], None] | None = None,
+) -> tuple[LocomoSummary, Answers]:
     """Have every row of every student remember and answer, score that, and write the results to `out`.
 
     What is finished is kept there, see `locomo_qa.answer_questions`: repeated on the same `out`, it goes on, and where
     all is answered it only scores. `judge` answers for metric J; its verdicts are kept in `judging.jsonl`. It is closed
-    at the end, `embedder` stays open.
+    at the end, `embedder` stays open. Where it cannot be asked, J is not available, and a later run asks only what it
+    has not judged. `on_note` hears what is missing before the models are asked, and why the judge could not be.
 
     Raises:
         as `answer_questions` and `locomo_scores.scored`. DatasetError: `out` cannot be written.
     """
     step = on_step or (lambda what, done, total: None)
+    note = on_note or (lambda line: None)
     now = [""]
 
     def begun(row: Row) -> None:
@@ -110,6 +115,17 @@ def measure(
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatasetError(f"{out} cannot be written: {error}") from error
+        step("metrics", 0, 1)
+        metrics = opened.enter_context(
+            Similarity(
+                wordnet=config.wordnet,
+                bertscore_model=config.bertscore_model,
+                sentence_model=config.sentence_model,
+            )
+        )
+        for measure, why in unavailable(metrics, None).items():
+            if measure != J or judge is None:
+                note(f"{name_of(measure)}: not available: {why}")
         results = answer_questions(
             data.conversations,
             rows(config.student),
@@ -119,53 +135,31 @@ def measure(
             progress=lambda done, total: step(now[0], done, total),
             on_row=begun,
         )
-        step("metrics", 0, 1)
-        metrics = opened.enter_context(
-            Similarity(
-                wordnet=config.wordnet,
-                bertscore_model=config.bertscore_model,
-                sentence_model=config.sentence_model,
+        step("scoring", 0, 1)
+        answers, unasked = scored(results, data.conversations, metrics), None
+        if judge is not None:
+            answers, unasked = asyncio.run(
+                _judged(
+                    answers,
+                    judge,
+                    out,
+                    concurrency=config.concurrency,
+                    progress=lambda done, total: step("judging", done, total),
+                )
             )
-        )
-        answers = asyncio.run(
-            _scored(
-                results,
-                data,
-                metrics,
-                judge,
-                out,
-                concurrency=config.concurrency,
-                progress=lambda done, total: step("judging", done, total),
-            )
-        )
-        summary = _summary(config, data, embedder, results, answers, metrics, judge, command)
+        if unasked is not None:
+            note(f"The judge cannot be asked: {unasked}")
+        summary = _summary(config, data, embedder, results, answers, metrics, judge, unasked, command)
     summary.write(out, answers)
     return summary, answers
 
 
-async def _scored(
-    results: Sequence[RowResult],
-    data: Material,
-    metrics: Similarity,
-    judge: Backend | None,
-    out: Path,
-    *,
-    concurrency: int,
-    progress: Callable[[int, int], None],
-) -> list[list[ScoredQuestion]]:
-    if judge is None:
-        return await scored(results, data.conversations, metrics)
+async def _judged(
+    answers: Answers, judge: Backend, out: Path, *, concurrency: int, progress: Callable[[int, int], None]
+) -> tuple[Answers, BackendError | None]:
     try:
         with Journal(out / "judging.jsonl") as journal:
-            return await scored(
-                results,
-                data.conversations,
-                metrics,
-                judge=Judge(judge),
-                journal=journal,
-                concurrency=concurrency,
-                progress=progress,
-            )
+            return await ajudged(answers, Judge(judge), journal=journal, concurrency=concurrency, progress=progress)
     finally:
         await judge.aclose()  # on the event loop that its connections belong to
 
@@ -178,6 +172,7 @@ def _summary(
     answers: Sequence[Sequence[ScoredQuestion]],
     metrics: Similarity,
     judge: Backend | None,
+    unasked: BackendError | None,
     command: str,
 ) -> LocomoSummary:
     scores, by = summarised(results, answers)
@@ -188,15 +183,19 @@ def _summary(
         data_sha256=data.sha256,
         load=data.load,
         corrections=data.corrections,
+        corrections_sha256=data.corrections_sha256,
         conversations=tuple(talk.id for talk in data.conversations),
         split=data.split,
         students={student.name: Path(student.base).name for student in config.student},
         embedder=embedder.name,
         judge=None if judge is None else Judge(judge).name,
-        measures={**metrics.made_with, **dict.fromkeys(METRICS, "of SQuAD's normalised tokens")},
-        unavailable=unavailable(metrics, None if judge is None else verdicts),
+        measures={
+            **metrics.made_with,
+            **dict.fromkeys(METRICS, "of SQuAD's normalised tokens"),
+            "token_f1": PLAIN_F1,
+            "says it is not known": RULE,
+        },
+        unavailable=unavailable(metrics, None if judge is None else verdicts, unasked),
         changes_by=by,
-        machine=this_machine(),
-        versions=versions(*_PACKAGES),
         rows=tuple(scores),
     )

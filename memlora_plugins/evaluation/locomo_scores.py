@@ -6,19 +6,23 @@ conversation does not answer, it is told how many answers say so.
 
 from __future__ import annotations
 
-import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from ..errors import BackendError
 from . import similarity
-from .judge import JudgedItem, Verdict
+from .candidates import ANSWERING, REMEMBERING
+from .judge import JudgedItem, Verdict, kind_of
 from .judge import summary as judged
 from .locomo import ADVERSARIAL
+from .locomo_abstention import abstains
+from .locomo_recipe import MadeOn
 from .metrics import METRICS, contains
 from .pipeline import STAGES
-from .statistics import Interval, bootstrap
+from .statistics import Interval, bootstrap, paired_bootstrap
 from .steps import FailureCount, happened, tallied
 from .usage import ExpertUsage, total
 
@@ -34,24 +38,8 @@ J, L = "J", "L"
 MEASURES = (J, L, *METRICS, *similarity.PARTS)
 """In the order of tables."""
 
-_KNOWN = r"(?:known|mentioned|stated|specified|said|told|given|provided|discussed|described|clear|available|possible)"
-_ABSTAINS = re.compile(
-    rf"(?:\b(?:not|never|nothing|nowhere)|n't)\s+(?:\w+\s+)?{_KNOWN}\b"
-    r"|\b(?:do|does|did|can|could)(?:\s+not|n't)\s+(?:know|say|tell|mention|specify|answer|remember|recall|determine)\b"
-    r"|\bcannot\s+(?:say|tell|answer|determine|know)\b|\b(?:cannot|can't|can not)\s+be\s+\w+"
-    r"|\bno\s+(?:\w+\s+)?(?:information|mention|answer|record|memory|memories|idea|evidence)\b"
-    r"|\b(?:unknown|unanswerable|unspecified|undisclosed|unsure)\b",
-    re.IGNORECASE,
-)
-
-
-def abstains(answer: str) -> bool:
-    """Whether an answer leaves a question open: it says somewhere that this is not known, not mentioned or cannot be
-    told, or has no word at all."""
-    return (
-        not re.search(r"\w", answer)
-        or _ABSTAINS.search(answer.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None
-    )
+PLAIN_F1 = "over the words of both answers, as in SQuAD: neither LoCoMo's own F1 nor Mem0's"
+"""What is to be said of token F1."""
 
 
 class ScoredQuestion(BaseModel):
@@ -80,12 +68,31 @@ class ScoredQuestion(BaseModel):
 
 
 class Scores(BaseModel):
-    """Means over `questions` by measure, with 95 % bootstrap intervals; a measure that is not available is missing."""
+    """Means over `questions` by measure, with 95 % bootstrap intervals; a measure that is not available is missing.
+
+    J is over those `judged`; of the answers to `not_judged` the judge gave no readable label.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     questions: int
+    judged: int
+    not_judged: int
     means: dict[str, Interval]
+
+
+class Change(BaseModel):
+    """What one row gains on another by one measure, over the `questions` that have it in both.
+
+    `points` is the difference of the means with its 95 % paired bootstrap interval. `share` is it as a share of the
+    other's mean; None where the interval does not exclude 0, or that mean is 0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    questions: int
+    points: Interval
+    share: float | None
 
 
 class Adversarial(BaseModel):
@@ -103,10 +110,11 @@ class Adversarial(BaseModel):
 class RowScores(BaseModel):
     """How well one row did, and what that took.
 
-    `experts` are the names of its adapters by stage. `change` is what the row gains on the row before it of the same
-    student, `over_base` on its base, as a share of that one's score; None where there is nothing to compare with.
-    `not_judged` counts the answers of which the judge gave no readable label. `turns`, `facts`, `retired` and `pending`
-    are of its memory, `seconds` the wall-clock of the row's own work.
+    `experts` are the names of its adapters by stage, `settings` those of its memory that answers depend on. `change` is
+    what the row gains on the row before it of the same student, `over_base` on its base; None where there is nothing to
+    compare with. `turns`, `facts`, `retired` and `pending` are of its memory. `cut_off`, `failures` and `usage` count a
+    question once that is asked twice: it is answered once. `model_seconds` are those of all model calls, added up,
+    whichever row or process made them: a shared memory's count in every row, those of calls that ran together each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,12 +123,13 @@ class RowScores(BaseModel):
     student: str
     row: str
     experts: dict[str, str]
+    settings: dict[str, bool | int | float | None] = {}
+    made_on: tuple[MadeOn, ...] = ()
     overall: Scores
     by_category: dict[int, Scores]
     adversarial: Adversarial | None
-    not_judged: int
-    change: float | None = None
-    over_base: float | None = None
+    change: Change | None = None
+    over_base: Change | None = None
     turns: int
     facts: int
     retired: int
@@ -129,27 +138,17 @@ class RowScores(BaseModel):
     cut_off: int
     failures: tuple[FailureCount, ...]
     usage: dict[str, ExpertUsage]
-    seconds: float
+    model_seconds: float
 
 
-async def scored(
-    results: Sequence[RowResult],
-    conversations: Sequence[Conversation],
-    metrics: Similarity,
-    *,
-    judge: Judge | None = None,
-    journal: Journal | None = None,
-    concurrency: int = 8,
-    progress: Callable[[int, int], None] | None = None,
+def scored(
+    results: Sequence[RowResult], conversations: Sequence[Conversation], metrics: Similarity
 ) -> list[list[ScoredQuestion]]:
-    """Every answer with its scores, by row. Questions of categories 1 to 4 without an expected answer have none.
-
-    Verdicts of the judge are kept in `journal` and not asked for again; `progress` hears how many there are of how
-    many.
+    """Every answer with its scores, by row; metric J is `ajudged`'s. Questions of categories 1 to 4 without an expected
+    answer have none.
 
     Raises:
-        BackendUnavailableError, BackendNotConfiguredError: the judge is out of reach.
-        DatasetError: the journal cannot be written. EmbeddingError: a metric's model failed.
+        EmbeddingError: a metric's model failed.
     """
     asked = [(talk.id, question) for talk in conversations for question in talk.questions]
     rows = [
@@ -161,15 +160,37 @@ async def scored(
     ]
     counted = [one for row in rows for one in row if _counts(one)]
     parts = metrics.scores([(one.answer or "", one.expected or "") for one in counted])
-    verdicts: Sequence[Verdict | None] = [None] * len(counted)
-    if judge is not None:
-        items = [JudgedItem(one.question, (one.expected or "",), one.answer or "") for one in counted]
-        verdicts = await judge.ajudge_all(items, concurrency=concurrency, journal=journal, progress=progress)
     made = {
-        id(one): one.model_copy(update={"scores": _scores(one, of_parts, verdict), "verdict": verdict})
-        for one, of_parts, verdict in zip(counted, parts, verdicts, strict=True)
+        id(one): one.model_copy(update={"scores": _scores(one, found)})
+        for one, found in zip(counted, parts, strict=True)
     }
     return [[made.get(id(one), one) for one in row] for row in rows]
+
+
+async def ajudged(
+    answers: Sequence[Sequence[ScoredQuestion]],
+    judge: Judge,
+    *,
+    journal: Journal | None = None,
+    concurrency: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[list[ScoredQuestion]], BackendError | None]:
+    """The answers with their verdicts and metric J, and None; or as they were, and why the judge could not be asked.
+
+    Verdicts are kept in `journal` and not asked for again; `progress` hears how many there are of how many.
+
+    Raises:
+        DatasetError: the journal cannot be written, or holds something else.
+    """
+    given = [list(row) for row in answers]
+    counted = [one for row in given for one in row if _counts(one)]
+    items = [JudgedItem(one.question, (one.expected or "",), one.answer or "") for one in counted]
+    try:
+        verdicts = await judge.ajudge_all(items, concurrency=concurrency, journal=journal, progress=progress)
+    except BackendError as error:
+        return given, error
+    made = {id(one): _judged(one, verdict) for one, verdict in zip(counted, verdicts, strict=True)}
+    return [[made.get(id(one), one) for one in row] for row in given], None
 
 
 def label(result: RowResult, results: Sequence[RowResult]) -> str:
@@ -178,14 +199,18 @@ def label(result: RowResult, results: Sequence[RowResult]) -> str:
     return f"{result.row.student.name}: {result.row.name}" if several else result.row.name
 
 
-def unavailable(metrics: Similarity, verdicts: Sequence[Verdict] | None) -> dict[str, str]:
+def unavailable(
+    metrics: Similarity, verdicts: Sequence[Verdict] | None, unasked: BackendError | None = None
+) -> dict[str, str]:
     """Measure to why it is not available, and what to do about it; `verdicts` are all of the judge's, None without
-    one."""
+    one, and `unasked` why it could not be asked. What that says is left out: it may quote what the judge was sent."""
     missing = dict(metrics.missing)
     if missing:
         missing[L] = "it is the mean of four parts, and never of some: " + ", ".join(missing) + " missing"
     if verdicts is None:
         missing[J] = "no judge is named: --judge-url and --judge-model, or [judge] in the config, name one"
+    elif unasked is not None:
+        missing[J] = f"the judge cannot be asked ({kind_of(unasked)}); run it again when it can: only it is asked then"
     elif why := judged(verdicts).unavailable:
         missing[J] = why
     return {measure: missing[measure] for measure in MEASURES if measure in missing}
@@ -199,11 +224,31 @@ def summarised(
     rows = [_row(result, label(result, results), own) for result, own in zip(results, answers, strict=True)]
     by = next((measure for measure in (J, L) if all(measure in row.overall.means for row in rows)), "token_f1")
     told: list[RowScores] = []
-    for row in rows:
-        before = next((one for one in reversed(told) if one.student == row.student), None)
-        base = next((one for one in told if one.student == row.student and one.row == "base"), None)
-        told.append(row.model_copy(update={"change": _gain(before, row, by), "over_base": _gain(base, row, by)}))
+    for place, row in enumerate(rows):
+        own = [earlier for earlier in range(place) if rows[earlier].student == row.student]
+        base = next((earlier for earlier in own if rows[earlier].row == "base"), None)
+        changes = {
+            name: None if other is None else change(answers[other], answers[place], by)
+            for name, other in (("change", own[-1] if own else None), ("over_base", base))
+        }
+        told.append(row.model_copy(update=changes))
     return told, by
+
+
+def change(before: Sequence[ScoredQuestion], now: Sequence[ScoredQuestion], by: str) -> Change | None:
+    """What answers gain by a measure on others to the same questions, in the same order; None where no question has it
+    in both."""
+    both = [
+        (then.scores[by], one.scores[by])
+        for then, one in zip(before, now, strict=True)
+        if by in then.scores and by in one.scores
+    ]
+    if not both:
+        return None
+    old, new = [then for then, _ in both], [one for _, one in both]
+    points, earlier = paired_bootstrap(old, new), statistics.fmean(old)
+    sure = points.low > 0 or points.high < 0
+    return Change(questions=len(both), points=points, share=points.mean / earlier if sure and earlier else None)
 
 
 def _plain(row: str, conversation: str, question: Question, said: Said) -> ScoredQuestion:
@@ -229,52 +274,60 @@ def _counts(one: ScoredQuestion) -> bool:
     return one.expected is not None and one.category != ADVERSARIAL
 
 
-def _scores(one: ScoredQuestion, parts: Mapping[str, float], verdict: Verdict | None) -> dict[str, float]:
+def _judged(one: ScoredQuestion, verdict: Verdict) -> ScoredQuestion:
+    scores = one.scores if verdict.correct is None else {J: float(verdict.correct), **one.scores}
+    return one.model_copy(update={"scores": scores, "verdict": verdict})
+
+
+def _scores(one: ScoredQuestion, parts: Mapping[str, float]) -> dict[str, float]:
     found = {
         name: 0.0 if one.answer is None else metric(one.answer, one.expected or "") for name, metric in METRICS.items()
     }
     found |= parts
     if (mean := similarity.composite(parts)) is not None:
         found[L] = mean
-    if verdict is not None and verdict.correct is not None:
-        found[J] = float(verdict.correct)
     return {measure: found[measure] for measure in MEASURES if measure in found}
 
 
 def _row(result: RowResult, name: str, answers: Sequence[ScoredQuestion]) -> RowScores:
     counted = [one for one in answers if _counts(one)]
     categories = sorted({one.category for one in counted if one.category is not None})
-    verdicts = judged([one.verdict for one in counted if one.verdict is not None])
     row, kept = result.row, result.remembered
     failures = [failure for talk in kept for failure in talk.failures]
-    failures += [said.failure for said in result.said if said.failure is not None]
-    usage = total([*(talk.usage for talk in kept), *(said.usage for said in result.said)])
+    said = list({(one.conversation, one.question): one for one in result.said}.values())
+    failures += [one.failure for one in said if one.failure is not None]
+    usage = total([*(talk.usage for talk in kept), *(one.usage for one in said)])
     return RowScores(
         label=name,
         student=row.student.name,
         row=row.name,
         experts=row.student.names(row.adapters),
+        settings=row.settings.model_dump(mode="json", include={*REMEMBERING, *ANSWERING}),
+        made_on=result.made_on,
         overall=_means(counted),
         by_category={one: _means([a for a in counted if a.category == one]) for one in categories},
         adversarial=_adversarial([one for one in answers if one.category == ADVERSARIAL]),
-        not_judged=verdicts.unjudged,
         turns=sum(talk.turns for talk in kept),
         facts=sum(talk.facts for talk in kept),
         retired=sum(talk.retired for talk in kept),
         pending=sum(talk.pending for talk in kept),
         events=happened(kept),
-        cut_off=sum(said.cut_off for said in result.said),
+        cut_off=sum(one.cut_off for one in said),
         failures=tuple(failure.model_copy(update={"example": ""}) for failure in tallied(failures)),
         usage={stage: usage[stage] for stage in STAGES if stage in usage},
-        seconds=result.seconds,
+        model_seconds=sum(spent.seconds for spent in usage.values()),
     )
 
 
 def _means(answers: Iterable[ScoredQuestion]) -> Scores:
     several = list(answers)
     values = {measure: [one.scores[measure] for one in several if measure in one.scores] for measure in MEASURES}
+    verdicts = judged([one.verdict for one in several if one.verdict is not None])
     return Scores(
-        questions=len(several), means={measure: bootstrap(found) for measure, found in values.items() if found}
+        questions=len(several),
+        judged=verdicts.judged,
+        not_judged=verdicts.unjudged,
+        means={measure: bootstrap(found) for measure, found in values.items() if found},
     )
 
 
@@ -288,10 +341,3 @@ def _adversarial(answers: Sequence[ScoredQuestion]) -> Adversarial | None:
         with_bait=len(misled),
         misled=bootstrap(misled) if misled else None,
     )
-
-
-def _gain(before: RowScores | None, now: RowScores, by: str) -> float | None:
-    """What `now` gains, as a share of what was there before; None where that is nothing."""
-    if before is None or not (scores := before.overall.means.get(by)) or not scores.mean or by not in now.overall.means:
-        return None
-    return now.overall.means[by].mean / scores.mean - 1

@@ -2,91 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from ..memo.protocol import Budgets, Temperatures
 from ..memo.protocol import Method as ProtocolName
-from ..serving.openai_compatible import StructuredOutput
 from .config_file import BesideName, BesidePath
+from .endpoints import ExecutiveEndpoint, JudgeEndpoint
 from .reading import TOP_K
-
-if TYPE_CHECKING:
-    from ..serving.openai_compatible import OpenAIBackend
 
 Baseline = Literal["no context", "perfect retrieval", "BM25", "dense"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 PROTOCOLS: tuple[ProtocolName, ...] = ("structured", "single_turn", "unstructured")
 
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-
-
-class Endpoint(BaseModel):
-    """A model behind an OpenAI-compatible endpoint. Its key is read from the environment variable `api_key_env`.
-
-    `extra_body` are fields for every request, as `OpenAIBackend` takes them; `timeout` is seconds to wait for a reply.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    base_url: _Text
-    model: _Text
-    api_key_env: str
-    structured_output: StructuredOutput = "json_schema"
-    extra_body: dict[str, Any] = Field(default={}, repr=False)
-    timeout: float = Field(default=120.0, gt=0)
-
-    def backend(self) -> OpenAIBackend:
-        """The endpoint, which is the caller's to close.
-
-        Raises:
-            SettingsError: the address cannot be used.
-        """
-        from ..serving.openai_compatible import OpenAIBackend
-
-        return OpenAIBackend(
-            self.base_url,
-            self.model,
-            api_key=os.environ.get(self.api_key_env),
-            structured_output=self.structured_output,
-            extra_body=self.extra_body,
-            read_timeout=self.timeout,
-        )
-
-    @property
-    def identity(self) -> list[Any]:
-        """What its answers depend on. The address is not among it: a server may start again on another port."""
-        return [self.model, self.structured_output, self.extra_body]
-
-
-class ExecutiveEndpoint(Endpoint):
-    """An Executive: it reads what was found, or asks a Memory model. `name` is what tables call it, by default `model`.
-
-    `runs` is how often it answers each question, by default what the whole measurement has.
-    """
-
-    api_key_env: str = "MEMLORA_EXECUTIVE_API_KEY"
-    name: _Text | None = None
-    runs: int | None = Field(default=None, ge=1)
-
-    @property
-    def identity(self) -> list[Any]:
-        """As of any endpoint, and what it is called: two can serve one model in two ways."""
-        return [self.label, *super().identity]
-
-    @property
-    def label(self) -> str:
-        """What tables call it."""
-        return self.name or self.model
-
-
-class JudgeEndpoint(Endpoint):
-    """The model that says whether an answer is right."""
-
-    api_key_env: str = "MEMLORA_JUDGE_API_KEY"
 
 
 class MemoryEntry(BaseModel):

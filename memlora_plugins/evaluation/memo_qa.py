@@ -8,6 +8,7 @@ BM25 and embeddings find (Section 5) at each noise level (Section 5.2), and MeMo
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -24,18 +25,22 @@ from ..memo.prompts import Prompts
 from ..memo.protocol import Protocol
 from ..serving.adapters import preflight, weights_sha256
 from ..training.identity import digest
-from .judge import Judge, JudgedItem
+from .judge import Judge, JudgedItem, kind_of
+from .judge import summary as judged
 from .musique import evidence_search
 from .reading import NO_CONTEXT_PROMPT, PROMPT, GivenAnswer, Method, Row, aanswers, memo, no_context, reader
 from .retrieval import Bm25Search, DenseSearch
 
 if TYPE_CHECKING:
     from ..embedding import Embedder
-    from ..serving.base import Backend
+    from ..serving.openai_compatible import OpenAIBackend
     from ..training.journal import Journal
-    from .memo_config import ExecutiveEndpoint, JudgeEndpoint, MemoConfig, MemoryEntry
+    from .endpoints import ExecutiveEndpoint, JudgeEndpoint
+    from .memo_config import MemoConfig, MemoryEntry
     from .memo_material import Material
     from .retrieval import Search
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """(what is done, steps done, of how many)."""
@@ -116,7 +121,7 @@ async def aanswered(
         )
 
     async with AsyncExitStack() as opened:
-        executives: list[tuple[ExecutiveEndpoint, Backend]] = []
+        executives: list[tuple[ExecutiveEndpoint, OpenAIBackend]] = []
         for endpoint in config.executive:
             backend = endpoint.backend()
             opened.push_async_callback(backend.aclose)
@@ -152,14 +157,12 @@ async def ajudged(
     try:
         verdicts = iter(await Judge(backend).ajudge_all(items, concurrency=concurrency, journal=journal, progress=tell))
     except BackendError as error:
-        return given, f"the judge cannot be asked ({type(error).__name__}: {error}); run it again when it can"
+        log.warning("The judge cannot be asked: %s", error)  # the report, which may be published, has not its words
+        return given, f"the judge cannot be asked ({kind_of(error)}); run it again when it can"
     finally:
         await backend.aclose()
     marked = [one if one.answer is None else one.model_copy(update={"verdict": next(verdicts)}) for one in given]
-    failed = [one.verdict.error for one in marked if one.verdict is not None and one.verdict.correct is None]
-    if items and len(failed) == len(items):
-        return marked, f"none of {len(items)} answers could be judged; the first: {failed[0]}"
-    return marked, None
+    return marked, judged([one.verdict for one in marked if one.verdict is not None]).unavailable if items else None
 
 
 def answered_and_judged(
@@ -191,7 +194,7 @@ def _readers(
     config: MemoConfig,
     material: Material,
     found_by: Searches,
-    executives: Sequence[tuple[ExecutiveEndpoint, Backend]],
+    executives: Sequence[tuple[ExecutiveEndpoint, OpenAIBackend]],
     embedder: str,
 ) -> Iterator[Method]:
     """The bounds, once; and the baselines, at each level."""
@@ -203,7 +206,7 @@ def _readers(
     for endpoint, backend in executives:
         runs = endpoint.runs or config.runs
 
-        def key(*made_of: object, asked: Sequence[object] = endpoint.identity) -> str:
+        def key(*made_of: object, asked: Sequence[str] = _asked(endpoint, backend)) -> str:
             return digest([*asked, warmth, *made_of])
 
         def row(method: str, noise: int | None = None, by: str = endpoint.label) -> Row:
@@ -228,7 +231,7 @@ def _protocols(
     config: MemoConfig,
     entry: MemoryEntry,
     model: MemoryModel,
-    executives: Sequence[tuple[ExecutiveEndpoint, Backend]],
+    executives: Sequence[tuple[ExecutiveEndpoint, OpenAIBackend]],
 ) -> Iterator[Method]:
     """One Memory model by each of its protocols, asked by each Executive."""
     who = _identity(entry)
@@ -245,7 +248,14 @@ def _protocols(
                 method=memo_label(entry.name, name), executive=endpoint.label, noise=entry.noise, epoch=entry.epoch
             )
             how = [name, asdict(config.budgets), asdict(config.temperatures), asdict(Prompts())]
-            yield Method(row, memo(protocol), digest([endpoint.identity, who, how]), endpoint.runs or config.runs)
+            key = digest([*_asked(endpoint, backend), who, how])
+            yield Method(row, memo(protocol), key, endpoint.runs or config.runs)
+
+
+def _asked(endpoint: ExecutiveEndpoint, backend: OpenAIBackend) -> list[str]:
+    """What an Executive's answers depend on: the model, its options, and what it is called: two servers can have one
+    model in two ways."""
+    return [endpoint.label, backend.identity]
 
 
 def memo_label(name: str, protocol: str) -> str:

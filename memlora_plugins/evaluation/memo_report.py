@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from .reading import GivenAnswer
 
 RESULT_FILE, REPORT_FILE, FIGURE_FILE, ANSWERS_FILE = "results.json", "report.md", "accuracy.png", "answers.jsonl"
-_NO_FIGURE = "No figure: install matplotlib with pip install 'memlora-plugins[eval]'."
+WITH_TEXTS = (ANSWERS_FILE, "answering.jsonl", "judging.jsonl")
+"""Files with questions, answers, and what an endpoint said of them."""
 
 
 class LevelSize(BaseModel):
@@ -77,7 +77,7 @@ class MemoRun(BaseModel):
         Raises:
             OSError: a file cannot be written.
         """
-        drawn = find_spec("matplotlib") is not None
+        drawn = plots.available()
         files = [folder / RESULT_FILE, folder / REPORT_FILE]
         write_whole(files[0], self.model_dump_json(indent=1) + "\n")
         write_whole(files[1], self.markdown(drawn=drawn))
@@ -92,7 +92,7 @@ class MemoRun(BaseModel):
             "# MeMo and what it is compared with",
             f"    {self.command}",
             *self.lines(),
-            f"![{measure_of(self.scores)} by method, and against noise]({FIGURE_FILE})" if drawn else _NO_FIGURE,
+            plots.markdown(f"{measure_of(self.scores)} by method, and against noise", FIGURE_FILE, drawn=drawn),
             *(table.markdown().rstrip() for table in self.tables()),
         ]
         return "\n\n".join(parts) + "\n"

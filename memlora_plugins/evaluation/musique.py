@@ -6,7 +6,6 @@ of it as Appendix D of the MeMo paper does, and measures how much of the evidenc
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +15,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from ..errors import DatasetError, InvalidInputError
 from ..memo.documents import Document, write_documents
 from ..memo.reflections import HeldOutQuestion, write_rows
-from ..rows import read_rows
+from ..rows import read_listed
 from .evidence import evidence_recall
 from .report import Table
 from .retrieval import Search
@@ -95,7 +94,8 @@ def load(path: str | PathLike[str], *, negatives: int = 1) -> MuSiQue:
     """
     if negatives < 0:
         raise InvalidInputError(f"negatives must be at least 0, got {negatives}.")
-    rows = _rows(Path(path))
+    empty = "is empty; a MuSiQue file has a question on every line."
+    rows = read_listed(path, _Row, empty, "is not a MuSiQue file")
     answerable = [row for row in rows if row.answerable and row.evidence]
     if not answerable:
         raise DatasetError(f"{path} has no answerable question.")
@@ -259,17 +259,3 @@ class _Row(BaseModel):
             evidence,
             tuple(one.id for one in beside),
         )
-
-
-def _rows(file: Path) -> list[_Row]:
-    try:
-        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-        if content.lstrip().startswith(b"["):
-            return TypeAdapter(list[_Row]).validate_json(content)
-    except OSError as error:
-        raise DatasetError(f"{file} cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DatasetError(f"{file} is not a MuSiQue file: {where}: {first['msg']}.") from error
-    return read_rows(file, _Row, "is empty; a MuSiQue file has a question on every line.")

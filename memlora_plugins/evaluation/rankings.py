@@ -1,7 +1,7 @@
 """Ways to search a memory, compared: what is kept (turns, facts or both), and how it is ranked. No language model.
 
 The memory is the product's own: turns come in through `Memory.add`, facts through `Memory.load`, and questions are
-asked of `Memory.search`, so that a setting is measured as its user would meet it.
+asked of `Memory.search`, for as many items as are looked at, so that a setting is measured as its user would meet it.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def measure_conversations(
                 for setting in (setting for of, setting in rows if of == unit):
                     with _memory(opened(setting.ranking), embedder) as memory:
                         outcomes[unit, setting.name] += [
-                            Outcome(_found(memory, talk.scope, max(ks), one.text), one.evidence, one.category)
+                            Outcome(
+                                {k: _found(memory, talk.scope, k, one.text) for k in ks}, one.evidence, one.category
+                            )
                             for one in asked
                         ]
                     done += len(asked)
@@ -187,8 +189,8 @@ def measure_paragraphs(
     total = len(data.questions) * (2 + len(settings))
     measured: list[Measured] = []
 
-    def score(unit: str, name: str, ranking: Ranking | None, ask: Callable[[str], Found]) -> None:
-        outcomes = [Outcome(ask(one.text), one.evidence, one.hops) for one in data.questions]
+    def score(unit: str, name: str, ranking: Ranking | None, ask: Callable[[int, str], Found]) -> None:
+        outcomes = [Outcome({k: ask(k, one.text) for k in ks}, one.evidence, one.hops) for one in data.questions]
         measured.append(Measured.of(unit, name, ranking, recall(outcomes, ks=ks)))
         progress(len(data.questions) * len(measured), total)
 
@@ -198,12 +200,12 @@ def measure_paragraphs(
     }
     embedder.embed([one.text for one in data.questions])
     for name, search in baselines.items():
-        score("paragraphs", name, None, partial(_alone, search, max(ks)))
+        score("paragraphs", name, None, partial(_alone, search))
     with place() as opened, _memory(opened(DEFAULT), embedder) as kept:
         kept.load((_fact_row(scope, one.text, (one.id,), _EPOCH) for one in data.documents), scope=scope)
         for setting in settings:
             with _memory(opened(setting.ranking), embedder) as memory:
-                score("memory of paragraphs", setting.name, setting.ranking, partial(_found, memory, scope, max(ks)))
+                score("memory of paragraphs", setting.name, setting.ranking, partial(_found, memory, scope))
     return measured
 
 

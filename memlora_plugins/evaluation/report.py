@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import write_whole
 from .locomo import CATEGORIES
 
 if TYPE_CHECKING:
     from .pipeline import PipelineSummary
+    from .statistics import Interval
     from .usage import ExpertUsage
 
 
@@ -96,6 +99,25 @@ def _scores(results: Mapping[str, PipelineSummary], changes: bool) -> Table:
 def change(before: float | None, now: float) -> str:
     """What `now` gains on the row before it, in percent; nothing to say without one, or where that one is 0."""
     return f"{100 * (now - before) / before:+.0f}%" if before else ""
+
+
+def told(interval: Interval) -> str:
+    """`0.512 [0.430, 0.597]`."""
+    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def keep_private(out: Path, names: Iterable[str]) -> None:
+    """Have Git leave these files of `out` alone: beside the numbers, they hold texts that are somebody else's.
+
+    They are added to a `.gitignore` in `out`, one that is there already included.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file = out / ".gitignore"
+    before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if more := [f"/{name}" for name in names if f"/{name}" not in before]:
+        write_whole(file, "\n".join([*before, *more]) + "\n")
 
 
 def _line(cells: Iterable[str]) -> str:

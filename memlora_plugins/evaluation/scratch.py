@@ -1,4 +1,4 @@
-"""A memory for one measurement or one dataset: its store goes away with its folder, its embedder is only lent."""
+"""A memory for a measurement or a dataset: its store is in a folder of the caller's, its embedder is only lent."""
 
 from __future__ import annotations
 

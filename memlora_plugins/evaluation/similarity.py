@@ -17,6 +17,7 @@ package or file is not there is in `missing`, the others are computed, and L, wh
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ PARTS = ("rouge1", "meteor", "bertscore", "sentence_bert")
 BERTSCORE_MODEL = "roberta-large"
 
 _Pair = tuple[str, str]
+_QUOTED_PATH = re.compile(r"(['\"])(~?/[^'\"\n]+)\1")
+_PATH = re.compile(r"(?<![\w:/.~*-])~?/[^\s'\",;:()<>]+")
 _EXTRA = 'pip install "memlora-plugins[eval]"'
 _BERTSCORE_NAMES = (BERTSCORE_MODEL, "FacebookAI/roberta-large")  # as the hub called it, and calls it
 _BERTSCORE_PAIRS = 64  # whose token vectors are in memory at a time: 0.3 GB if all are as long as the model reads
@@ -59,7 +62,8 @@ class Similarity:
     folder, as of `SentenceTransformerEmbedder`. `device` is torch's (`"cpu"`, `"cuda"`, …), for both models.
 
     The constructor loads all of it, so that what is missing is known before a long run: `missing` says, by part, why
-    it is not there and how to get it; `made_with` what computes the others, with versions, model and layer.
+    it is not there and how to get it; `made_with` what computes the others, with versions, model and layer. Both may
+    be published: of a path, they have the last part only.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class Similarity:
             try:
                 self._parts[part] = make()
             except MemloraError as error:
-                missing[part] = str(error)
+                missing[part] = _without_paths(str(error), wordnet, bertscore_model, sentence_model)
         self.missing: Mapping[str, str] = MappingProxyType(missing)
         self.made_with: Mapping[str, str] = MappingProxyType(
             {name: part.made_with for name, part in self._parts.items()}
@@ -115,6 +119,15 @@ class Similarity:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _without_paths(told: str, *given: str | os.PathLike[str] | None) -> str:
+    """`told` with the last part only of each absolute path that was `given`, is in quotes, or has no spaces."""
+    for folder in (Path(one).expanduser() for one in given if one is not None):
+        for form in (folder.resolve(), folder):
+            told = told.replace(str(form), form.name) if form.is_absolute() and form.name else told
+    told = _QUOTED_PATH.sub(lambda found: f"{found[1]}{Path(found[2]).name}{found[1]}", told)
+    return _PATH.sub(lambda found: Path(found[0]).name, told)
 
 
 def _checked(pair: object) -> _Pair:
@@ -297,8 +310,10 @@ def _model_folder(model: str | os.PathLike[str] | None) -> tuple[Path, str]:
             return Path(snapshot_download(name, local_files_only=True)), wanted
         except (LocalEntryNotFoundError, HFValidationError):
             continue
+    known = Path(wanted)
+    shown = known.name if isinstance(model, os.PathLike) or known.is_absolute() or wanted.startswith("~") else wanted
     raise MissingDependencyError(
-        f"BERTScore's model {wanted} is not on this machine. Download it once (hf download {BERTSCORE_MODEL}), or give "
+        f"BERTScore's model {shown} is not on this machine. Download it once (hf download {BERTSCORE_MODEL}), or give "
         "the folder of a copy."
     )
 

@@ -29,7 +29,7 @@ def bootstrap(values: Sequence[float], *, confidence: float = 0.95, resamples: i
     The plain percentile rule with numpy: scores of answers have many equal values and often only few of them, where
     the bias-corrected rule of `scipy.stats.bootstrap` warns and has no interval; and scipy is no dependency of the
     core. Equal values and seed give equal intervals, in whatever order the values come. One value, or all of them
-    equal, have no spread to draw from: `low == mean == high`.
+    equal, have no spread to draw from: `low == mean == high`. Otherwise `low <= mean <= high`.
 
     Raises:
         InvalidInputError: no value, one that is not finite, `confidence` outside 0 to 1 or no resample.
@@ -49,8 +49,24 @@ def bootstrap(values: Sequence[float], *, confidence: float = 0.95, resamples: i
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         means[start : start + count] = ordered[drawing.integers(len(ordered), size=(count, len(ordered)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(mean=statistics.fmean(values), low=float(low), high=float(high))
+    low, high = (float(end) for end in np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]))
+    mean = statistics.fmean(values)
+    return Interval(mean=mean, low=min(low, mean), high=max(high, mean))  # summed otherwise, it may be an ulp outside
+
+
+def paired_bootstrap(
+    before: Sequence[float], after: Sequence[float], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """The mean of `after` less that of `before`, with the bootstrap interval of the differences item by item: the
+    two are values of the same items, in one order.
+
+    Raises:
+        InvalidInputError: they differ in length; or as `bootstrap`.
+    """
+    if len(before) != len(after):
+        raise InvalidInputError(f"{len(before)} and {len(after)} values are not of the same items.")
+    differences = [now - then for then, now in zip(before, after, strict=True)]
+    return bootstrap(differences, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

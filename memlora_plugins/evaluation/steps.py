@@ -15,11 +15,17 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import (
     AdapterError,
+    BackendError,
     BackendNotConfiguredError,
+    BackendRequestError,
     BackendTimeoutError,
     BackendUnavailableError,
+    ConflictError,
     DatasetError,
+    EmbeddingError,
     MemloraError,
+    ReplyError,
+    StoreError,
 )
 from ..types import Failure
 from .usage import ExpertUsage, usage_here
@@ -31,8 +37,14 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """(turns and questions done, of how many)."""
 
-_ENDING = (BackendNotConfiguredError, BackendUnavailableError, AdapterError, DatasetError)
-"""A score without the model would say nothing, nor would a record of calls that cannot be written."""
+_ENDING = (
+    *(BackendNotConfiguredError, BackendUnavailableError, AdapterError),
+    *(EmbeddingError, StoreError, DatasetError),
+)
+"""A score without the model, the embedder or the store would say nothing, nor would a record of calls that cannot be
+written."""
+_PASSING = frozenset(kind.__name__ for kind in (BackendTimeoutError, BackendRequestError, ConflictError))
+"""What may go well another time. A reply that cannot be read may not: it is on record."""
 
 
 class FailureCount(BaseModel):
@@ -50,7 +62,8 @@ class Remembered(BaseModel):
     """What a memory made of one conversation.
 
     `facts` are those current at the end, `retired` the versions that are not; `events` counts what happened to facts by
-    operation, `pending` the turns left undistilled. `usage` is by expert. `seconds` are wall-clock.
+    operation, `pending` the turns left undistilled. `usage` is by expert. `seconds` are wall-clock, in which
+    calls that were on record take next to none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +77,11 @@ class Remembered(BaseModel):
     failures: tuple[FailureCount, ...]
     usage: dict[str, ExpertUsage]
     seconds: float
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a call took too long or was refused, so that the memory may be another one if it is made again."""
+        return any(failure.error in _PASSING for failure in self.failures)
 
 
 class Said(BaseModel):
@@ -92,7 +110,7 @@ class Steps:
 
     def done(self, items: int) -> None:
         """So many more are."""
-        self._done += items
+        self._done = min(self._done + items, self._total)  # a memory that was lost is made twice
         if self._progress is not None:
             self._progress(self._done, self._total)
 
@@ -107,7 +125,7 @@ async def remember(
 
     Raises:
         BackendUnavailableError, BackendNotConfiguredError, AdapterError: the model or an adapter is out of reach.
-        DatasetError: a call cannot be recorded.
+        EmbeddingError, StoreError: the embedder or the store failed. DatasetError: a call cannot be recorded.
     """
     began = time.perf_counter()
     events: Counter[str] = Counter()
@@ -134,7 +152,7 @@ async def ask(
 ) -> Said:
     """Ask `memory` a question as on the day the conversation ended (`undated` where nothing in it has a date).
 
-    A question that fails is told as a failure.
+    A question that fails is told as a failure, of the stage `generation` or, before that, `recall`.
 
     Raises:
         as `remember`.
@@ -143,7 +161,8 @@ async def ask(
         try:
             answer = await memory.answer(question.text, scope=talk.scope, now=talk.ended or undated)
         except MemloraError as error:
-            failure = _noted(Failure("generation", error))
+            stage = "generation" if isinstance(error, BackendError | ReplyError) else "recall"
+            failure = _noted(Failure(stage, error))
             return Said(conversation=talk.id, question=question.text, answer=None, failure=failure, usage=usage)
         finally:
             steps.done(1)

@@ -100,11 +100,13 @@ class CountedBackend:
     """`backend`, with its answered calls counted in `usage`, by expert. Closing it closes `backend`.
 
     At most `concurrency` asynchronous calls are under way at once; time spent waiting for a turn is not counted. With a
-    `record`, asynchronous calls that it holds are answered and counted from it; streamed ones are not recorded.
+    `record`, asynchronous calls that it holds are answered and counted from it; streamed ones are not recorded. Around
+    another one, both have their own `usage`, and `usage_here` counts a call once.
     """
 
     def __init__(self, backend: Backend, *, concurrency: int | None = None, record: CallRecord | None = None) -> None:
         self._backend = backend
+        self._around = isinstance(backend, CountedBackend)  # which tells `usage_here` of the calls that reach it
         self._gate: AbstractAsyncContextManager[None] = (
             nullcontext() if concurrency is None else asyncio.Semaphore(concurrency)
         )
@@ -121,10 +123,17 @@ class CountedBackend:
 
     async def acomplete(self, request: Request) -> Completion:
         if self._record is None:
-            call = await self._make(request)
+            call, made = await self._make(request), True
         else:
-            call = await self._record.ask(request, lambda: self._make(request))
-        return self._counted(request, call.completion, call.seconds)
+            made = False
+
+            async def make() -> Call:
+                nonlocal made
+                made = True
+                return await self._make(request)
+
+            call = await self._record.ask(request, make)
+        return self._counted(request, call.completion, call.seconds, made=made)
 
     def stream(self, request: Request) -> Iterator[str | Completion]:
         began = time.perf_counter()
@@ -154,14 +163,14 @@ class CountedBackend:
             said = await self._backend.acomplete(request)
             return Call(said, time.perf_counter() - began)
 
-    def _counted(self, request: Request, completion: Completion, seconds: float) -> Completion:
+    def _counted(self, request: Request, completion: Completion, seconds: float, *, made: bool = True) -> Completion:
         spent = ExpertUsage(
             calls=completion.usage.calls,
             input_tokens=completion.usage.input_tokens,
             output_tokens=completion.usage.output_tokens,
             seconds=seconds,
         )
-        here = _here.get()
+        here = None if self._around and made else _here.get()
         with self._lock:
             for counts in (self.usage,) if here is None else (self.usage, here):
                 counts[request.expert] = counts.get(request.expert, ExpertUsage()) + spent

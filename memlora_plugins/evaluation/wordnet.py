@@ -44,7 +44,8 @@ def find(folder: str | os.PathLike[str] | None = None) -> Any:
     `$MEMLORA_WORDNET`, and without that nltk's data and `/usr/share/wordnet`, in this order.
 
     Raises:
-        MissingDependencyError: nltk is not installed; no database at the place that was named, or none anywhere.
+        MissingDependencyError: nltk is not installed; no database at the place that was named, or none anywhere. Of a
+            path, it tells the last part only.
     """
     try:
         import nltk  # type: ignore[import-untyped]
@@ -56,7 +57,7 @@ def find(folder: str | os.PathLike[str] | None = None) -> Any:
         places = [Path(named).expanduser(), Path(named).expanduser() / DEBIAN]
         whole = next((place for place in places if _is_whole(place)), None)
         if whole is None:
-            raise MissingDependencyError(f"No WordNet database (data.noun, …) in {os.fspath(named)!r}. {_ADVICE}")
+            raise MissingDependencyError(f"No WordNet database (data.noun, …) in {Path(named).name!r}. {_ADVICE}")
         return str(whole.resolve())
     for resource in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
         try:
@@ -77,6 +78,7 @@ def open_wordnet(folder: str | os.PathLike[str] | None = None) -> Any:
         MissingDependencyError: as `find`, or the files cannot be read or are no WordNet.
     """
     place = find(folder)
+    name = Path(str(place)).name  # reports quote the errors: nothing but the last part
 
     import nltk
     from nltk.corpus.reader.wordnet import (  # type: ignore[import-untyped]
@@ -108,9 +110,10 @@ def open_wordnet(folder: str | os.PathLike[str] | None = None) -> Any:
                 reader = Reader(place, None)
             known = reader.synsets("memory")
         except (OSError, LookupError, ValueError, AssertionError, AttributeError, WordNetError) as error:
-            raise MissingDependencyError(f"WordNet in {place} cannot be read: {error}. {_ADVICE}") from error
+            why = type(error).__name__  # its words may hold whole paths
+            raise MissingDependencyError(f"WordNet in {name!r} cannot be read ({why}). {_ADVICE}") from error
         if not known:
-            raise MissingDependencyError(f"WordNet in {place} has no words. {_ADVICE}")
+            raise MissingDependencyError(f"WordNet in {name!r} has no words. {_ADVICE}")
         opened = opened.pop_all()  # stays open
     return reader
 

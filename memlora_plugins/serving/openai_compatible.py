@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
@@ -78,6 +79,13 @@ class OpenAIBackend:
     def prompt_style(self, expert: Expert) -> PromptStyle:
         """`"full"`: no adapter was trained for the short prompts."""
         return "full"
+
+    @property
+    def identity(self) -> str:
+        """A digest of what replies depend on: models and options. The address is not among it, a server may start
+        again on another port."""
+        options = [self.model, self._models, self._structured_output, self._extra_body]
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> str:
         names = ", ".join(f"{expert}={name}" for expert, name in self._models.items())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import InvalidInputError
 from ..flows.effects import Flow
 from ..types import Fact, Hit, Kind, Scope, Turn, clean_text
-from . import ranking, signals
+from . import names, ranking, signals
 from .base import Change
 from .commit import commit
 from .engine import DENSE, Between, Either, Engine, Ids, In, Is, Point, Search, Sparse, Vectors, Where, as_id
@@ -280,15 +280,23 @@ class PointStore:
         ranked = list(islice((item for item in wanted if item[0] not in left_out), self._ranking.look_ahead * limit))
         # to read a whole payload is dear, and few of these are wanted in the end
         among = (*of_user(scope), Ids(tuple(id for id, _ in ranked)))
-        looked = yield from self._engine.scroll(among, fields=("kind", "name", "text", "operation", "origins"))
+        looked = yield from self._engine.scroll(among, fields=("kind", "name", "operation", "origins"))
         facts = [point for point in looked if point.payload["kind"] == "fact"]
-        speakers = {point.id: name for point in looked if (name := point.payload.get("name"))}
-        about = {point.id: point.payload["text"] for point in facts}
-        named = ranking.named(text, speakers, about)
+        named = (yield from self._named(text, looked)) if self._ranking.named else ()
         best = ranking.rerank(ranked, _sources(facts), self._ranking, named=named)[:limit]
         points = yield from self._retrieve([id for id, _ in best])
         found = {point.id: point for point in points if belongs(point.payload, scope)}
         return [_read(found[id]).hit(score) for id, score in best if id in found]
+
+    def _named(self, question: str, looked: Sequence[Point]) -> Flow[set[str]]:
+        """The points of those whom the question names, and those about them."""
+        speakers = {point.id: name for point in looked if (name := point.payload.get("name"))}
+        meant = names.named(question, speakers)
+        if not meant.turns:
+            return set()
+        facts = Ids(tuple(point.id for point in looked if point.payload["kind"] == "fact"))
+        texts = yield from self._engine.scroll((facts,), fields=("text",))
+        return {*meant.turns} | {point.id for point in texts if meant.mentioned(point.payload["text"])}
 
     def _question(self, scope: Scope, text: str, vector: Vector | None) -> dict[str, Sequence[float] | Sparse]:
         """What each signal is asked."""

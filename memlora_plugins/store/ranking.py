@@ -18,7 +18,6 @@ constant here: the texts that are embedded and searched by words, `WINDOW`, `COU
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
@@ -77,12 +76,13 @@ class Ranking:
     carried: float = 0.3
     """Share of a fact's score that its source turns get, and of a turn's score that its facts get."""
     named: float = 0.2
-    """Share of the best score that is added to what is said by somebody whom the question names, or about them."""
+    """Share of the best score that is added to what is said by somebody whom the question names, or about them
+    (`names.named`). Names are those of the turns that are found: among facts alone, nobody is known by name."""
     candidates: int = 200
     """How many items each signal puts up at most. More changes the found evidence by less than a hundredth."""
-    for_each: int = 6
-    """How many items each signal puts up for each that is wanted, up to `candidates`: few wanted, less to sort out. 10
-    find half a hundredth more of the evidence; 4 find one and a half less."""
+    for_each: int = 10
+    """How many items each signal puts up for each that is wanted, up to `candidates`: few wanted, less to sort out. 6
+    find most of a hundredth less of the evidence."""
     look_ahead: int = 3
     """`rerank` is given this many times the items that are wanted; 5 found as much to two thousandths."""
 
@@ -196,22 +196,6 @@ def _by_score(found: Sequence[tuple[Id, float]], longest: int) -> list[tuple[Id,
     return [(id, scale * (score - lowest)) for id, score in found]
 
 
-def named(question: str, speakers: Mapping[str, str], facts: Mapping[str, str]) -> set[str]:
-    """The turns (id to speaker) whose speaker the question names, and the facts (id to text) that name one of those.
-
-    Any word of a name will do, in any case.
-    """
-    asked = _words(question)
-    who = {name: words for name in set(speakers.values()) if (words := _words(name)) & asked}
-    meant = set().union(*who.values()) & asked
-    said = {id for id, name in speakers.items() if name in who}
-    return said | {id for id, text in facts.items() if _words(text) & meant}
-
-
-def _words(text: str) -> set[str]:
-    return {word for word in re.findall(r"\w+", text.casefold()) if len(word) > 1}
-
-
 def rerank(
     ranked: Sequence[tuple[str, float]],
     sources: Mapping[str, Collection[str]],
@@ -224,7 +208,7 @@ def rerank(
 
     `ranked` is the best of `fuse`, about `look_ahead` times as many as are wanted. `sources` gives, for each fact, the
     ids of the turns it came from; every other item counts as a turn. Leave out a fact that says something else than
-    its turns by now (updated or edited), so that they do not stand in for it. `named` are the ids that `named` gives.
+    its turns by now (updated or edited), so that they do not stand in for it. `named`: ids to favour, see `names`.
 
     An item all of whose sources better items cover already adds little: it goes behind those that bring something new.
     """

@@ -133,9 +133,21 @@ def test_another_base_adds_its_rows_and_other_work_is_refused(
         assert message in memlora(*more, code=1).stderr
 
 
+def test_figures_of_another_engine_are_kept_apart(
+    memlora: Memlora, server: FakeModelServer, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*words, "--runs", "1", "--base-url", server.base_url, "--served-name", server.model, "--concurrency", "1"]
+    memlora(*given, "--base", "far")
+    monkeypatch.setattr("memlora_plugins.evaluation.students.server_version", lambda *_: "vLLM 99")
+    asked = len(server.requests)
+    assert "another engine, vLLM" in memlora(*given, "--base", "other", code=1).stderr
+    assert len(server.requests) == asked
+
+
 @pytest.mark.parametrize(
     ("words_more", "code", "message"),
     [
+        ([], 2, "name the model with --base"),
         (["--base", "no/such/folder"], 1, "no model folder no/such/folder"),
         (["--base", "far", "--base-url", "http://127.0.0.1:9"], 1, "No model server answers"),
         (["--base", "far", "--base-url", "http://127.0.0.1:9", "--serve"], 2, "give one of them"),

@@ -95,6 +95,11 @@ def test_one_configuration_gives_one_table(memlora: Memlora, bench: Bench, monke
     assert means[MEMO, 1] == pytest.approx(2 / 3), "its Memory model does not know one of the towns"
     assert all((row["runs"], row["questions"], row["failed"]) == (3, 3, 0) for row in rows.values())
     assert {level["noise"]: level["negatives"] for level in bench.results()["levels"]} == {0: 0, 1: 4, 2: 10}
+    kept_out = (bench.out / ".gitignore").read_text().split()
+    assert kept_out == ["/answers.jsonl", "/answering.jsonl", "/judging.jsonl"]
+    texts = [file.name for file in bench.out.iterdir() if file.is_file() and b"Ada Quill" in file.read_bytes()]
+    assert texts
+    assert {f"/{name}" for name in texts} <= set(kept_out)
     report = (bench.out / "report.md").read_text()
     assert report.startswith("# MeMo and what it is compared with\n\n    memlora eval memo memo.toml --out out\n")
     assert "| MeMo rivers, structured | 1N | 0.667 ± 0.000 |" in report
@@ -163,7 +168,7 @@ def test_a_judge_that_is_away_costs_the_accuracy_and_no_answer(memlora: Memlora,
     words = ("eval", "memo", str(bench.configure("runs = 1")), "--out", "out")
     bench.judge.fail(None, *[Fault(status=503)] * 400)
     done = memlora(*words)
-    assert "not available: the judge cannot be asked (BackendUnavailableError" in " ".join(done.stdout.split())
+    assert "not available: the judge cannot be asked (BackendUnavailableError)" in " ".join(done.stdout.split())
     assert all(row["accuracy"] is None for row in bench.rows().values()), "never a part of the mean"
     executive = bench.asked[0]
     bench.judge._faults.clear()
@@ -177,6 +182,17 @@ def test_a_judge_that_never_gives_a_label(memlora: Memlora, bench: Bench) -> Non
     memlora("eval", "memo", str(bench.configure('runs = 1\nbaselines = ["no context"]', tables="")), "--out", "out")
     assert "none of 3 answers could be judged; the first: no label" in bench.results()["unjudged"]
     assert bench.rows()["no context", None]["unjudged"] == 3
+
+
+def test_what_a_judge_says_of_a_prompt_is_not_published(memlora: Memlora, bench: Bench) -> None:
+    words = ("eval", "memo", str(bench.configure('runs = 1\nbaselines = ["no context"]', tables="")), "--out", "out")
+    bench.judge.fail(*[Fault(status=400, message="the prompt 'Where was Ada' is refused; key sk-abcdef")] * 3)
+    done = memlora(*words)
+    told = bench.results()["unjudged"]
+    assert told == "none of 3 answers could be judged; the first: BackendRequestError, HTTP status 400"
+    for text in (done.stdout, (bench.out / "report.md").read_text(), (bench.out / "results.json").read_text()):
+        assert "sk-abcdef" not in text
+        assert "Where was Ada" not in text
 
 
 def test_failures_are_told_and_asked_for_again(memlora: Memlora, bench: Bench) -> None:

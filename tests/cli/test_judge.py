@@ -41,10 +41,12 @@ def test_one_without_the_other_is_refused() -> None:
     assert "belong together" in refused.output
 
 
-def test_an_unusable_address_is_one_line() -> None:
-    refused = run("--judge-url", "nowhere", "--judge-model", "big")
-    assert refused.exit_code == 1
-    assert "nowhere" in refused.output
+def test_an_unusable_address_or_name_is_one_line() -> None:
+    for url, model, told in (("nowhere", "big", "nowhere"), ("http://127.0.0.1:9", " ", "model: ")):
+        refused = run("--judge-url", url, "--judge-model", model)
+        assert refused.exit_code == 1
+        assert told in refused.output
+        assert refused.output.count("\n") == 1
 
 
 def test_its_key_goes_along_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

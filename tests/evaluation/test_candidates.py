@@ -95,6 +95,19 @@ def test_what_stands_for_a_model(tiny_model: TinyModel, tmp_path: Path) -> None:
     assert served().names({"update": str(folder)})["update"].startswith("update@")
 
 
+def test_weights_are_read_again_only_when_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr("memlora_plugins.serving.adapters.weights_sha256", lambda folder: read.append(folder) or "abc")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    one = Candidate(name="one", base=str(tmp_path))
+    assert one.who({}) == one.who({})
+    assert len(read) == 1
+    (tmp_path / "model.safetensors").write_bytes(b"another")
+    one.who({})
+    assert len(read) == 2
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -14,7 +14,7 @@ from scripted import FakeBackend, WordEmbedder, decides, says, user_line
 from tiny_model import TinyModel
 
 from memlora_plugins import AdapterInvalidError, Message, nano
-from memlora_plugins.errors import BackendUnavailableError, InvalidInputError, SettingsError
+from memlora_plugins.errors import BackendUnavailableError, DatasetError, InvalidInputError, SettingsError
 from memlora_plugins.evaluation import efficiency, machine, students
 from memlora_plugins.evaluation.candidates import Candidate
 from memlora_plugins.evaluation.conversations import Conversation, Question
@@ -295,6 +295,17 @@ def test_what_was_measured_is_not_measured_again(measured: Measured, found: Call
         measured("small", runs=0)
 
 
+def test_a_damaged_journal_is_told_with_its_line(
+    measured: Measured, found: Callable[[], Efficiency], tmp_path: Path
+) -> None:
+    measured("small", runs=1)
+    file = tmp_path / "efficiency.jsonl"
+    file.write_text(file.read_text() + '{"student": {"label": "small"}}\n')
+    for use in (found, lambda: measured("small", runs=2)):
+        with pytest.raises(DatasetError, match=r"efficiency\.jsonl, line 2 is damaged: .*Delete that line"):
+            use()
+
+
 def test_an_operation_without_a_call_is_said_to_be_none(measured: Measured, found: Callable[[], Efficiency]) -> None:
     said = ((None, Message("user", "I own a boat.", id="m0")),)
     measured("small", talks=[Conversation("ana", said, talk().questions[:1])])
@@ -324,7 +335,7 @@ def test_the_report_begins_with_the_command_and_the_files_say_the_same(
     kept = {name: told[name] for name in Efficiency.model_fields}
     assert Efficiency.model_validate(kept) == whole
     assert (tmp_path / "out" / "efficiency.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr("memlora_plugins.evaluation.efficiency_report.find_spec", lambda name: None)
+    monkeypatch.setattr("memlora_plugins.evaluation.plots.available", lambda: False)
     whole.write(tmp_path / "undrawn")
     assert "install matplotlib" in (tmp_path / "undrawn" / "report.md").read_text()
     assert not (tmp_path / "undrawn" / "efficiency.png").exists()

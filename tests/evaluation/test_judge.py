@@ -179,6 +179,7 @@ async def test_what_the_judge_is_asked(fake_server: FakeModelServer, backend: Op
         "reason": "Both name Porto.",
         "attempts": 1,
         "error": None,
+        "failure": None,
     }
     assert verdict.input_tokens > 100
     [body] = fake_server.asked("judge")
@@ -256,6 +257,17 @@ async def test_a_refusal_and_a_timeout_are_told_and_not_asked_again(fake_server:
     assert str(summary([refused, slow, fine])) == "1.000 (2 not judged)"
 
 
+async def test_what_an_endpoint_says_of_a_request_stays_out_of_a_report(
+    fake_server: FakeModelServer, backend: OpenAIBackend, tmp_path: Path
+) -> None:
+    fake_server.fail(Fault(status=400, message="refused: 'Which town is it?'; key sk-abcdef"))
+    with Journal(tmp_path / "verdicts.jsonl") as journal:
+        verdicts = await Judge(backend).ajudge_all([JudgedItem("Which town is it?", ("Porto",), "x")], journal=journal)
+    told = str(summary(verdicts))
+    assert told == ("not available: none of 1 answers could be judged; the first: BackendRequestError, HTTP status 400")
+    assert "sk-abcdef" in (tmp_path / "verdicts.jsonl").read_text(), "where the one who runs it can look it up"
+
+
 async def test_a_missing_server_is_an_error() -> None:
     with FakeModelServer() as server:
         gone = server.base_url
@@ -321,7 +333,7 @@ async def test_a_resumed_run_asks_for_no_verdict_twice_and_for_failed_ones_again
 
     fake_server.reply("judge", silent_on_one)
     with Journal(tmp_path / "verdicts.jsonl") as journal:
-        first = await Judge(backend, attempts=1).ajudge_all(ITEMS[:5], journal=journal)
+        first = await Judge(backend, attempts=1, name="base").ajudge_all(ITEMS[:5], journal=journal)
     assert [verdict.correct for verdict in first] == [True, False, True, None, True]
     fake_server.requests.clear()
     fake_server.reply("judge", by_words)
@@ -337,6 +349,27 @@ async def test_a_resumed_run_asks_for_no_verdict_twice_and_for_failed_ones_again
         await Judge(backend).ajudge_all(other, journal=journal)
         assert len(fake_server.requests) == 4
     assert "town" not in (tmp_path / "verdicts.jsonl").read_text()  # digests; the texts are the user's
+
+
+async def test_a_judge_with_other_options_is_another_and_one_at_another_address_is_not(tmp_path: Path) -> None:
+    asked = []
+    options: list[dict[str, Any]] = [
+        {},
+        {},
+        {"extra_body": {"reasoning_effort": "high"}},
+        {"extra_body": {"top_k": 1}},
+        {"read_timeout": 7.0, "api_key": "another"},
+    ]
+    for more in options:
+        with FakeModelServer(model="big") as server, Journal(tmp_path / "verdicts.jsonl") as journal:
+            server.reply("judge", by_words)
+            backend = OpenAIBackend(server.base_url, "big", **more)
+            judge = Judge(backend)
+            await judge.ajudge_all(ITEMS[:2], journal=journal)
+            await backend.aclose()
+            asked.append(len(server.requests))
+            assert judge.name == "big"
+    assert asked == [2, 0, 2, 2, 0]
 
 
 async def test_verdicts_before_a_breakdown_are_kept(tmp_path: Path) -> None:

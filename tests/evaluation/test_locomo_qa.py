@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ from fake_server import FakeModelServer, Fault
 from scripted import WordEmbedder
 
 from memlora_plugins import BackendUnavailableError, nano
-from memlora_plugins.errors import DatasetError, InvalidInputError
+from memlora_plugins.errors import BackendTimeoutError, DatasetError, EmbeddingError, InvalidInputError
+from memlora_plugins.evaluation import locomo_recipe
 from memlora_plugins.evaluation.candidates import Candidate
 from memlora_plugins.evaluation.locomo_qa import RowResult, answer_questions, rows
 from memlora_plugins.evaluation.locomo_run import material
+from memlora_plugins.experts import generation
+from memlora_plugins.serving.vllm import VLLMBackend
+from memlora_plugins.store import ranking
 from memlora_plugins.training.calls import CallLog
 
 STAGES = ("extraction", "update", "generation")
@@ -147,6 +151,13 @@ def test_a_question_that_failed_is_told_and_asked_again(server: FakeModelServer,
     assert (failure.stage, failure.error, failure.count) == ("update", "BackendRequestError", 1)
     assert one.remembered[0].pending == 1
     assert all(said.failure is None for said in one.said)
+    server.requests.clear()
+    [again] = run(file, tmp_path / "out", alone, concurrency=1)
+    assert (again.remembered[0].pending, again.remembered[0].failures) == (0, ())
+    assert len(server.asked("generation")) == 4, "from another memory"
+    asked = len(server.requests)
+    run(file, tmp_path / "out", alone, concurrency=1)
+    assert len(server.requests) == asked
 
     server.requests.clear()
     run(file, tmp_path / "undisturbed", alone)
@@ -161,6 +172,83 @@ def test_a_question_that_failed_is_told_and_asked_again(server: FakeModelServer,
     [again] = run(file, tmp_path / "other", alone, concurrency=1)
     assert len(server.requests) == asked + 1
     assert [said.answer for said in again.said] == ["red, I think"] * 4
+
+
+class DeadEmbedder(WordEmbedder):
+    """Fails from the text on that has `word` in it."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self._word = word
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        if any(self._word in text for text in texts):
+            raise EmbeddingError("No embedding server answers")
+        return super().embed(texts)
+
+
+@pytest.mark.parametrize("word", ["", "tent", "Which colour"])
+def test_an_embedder_that_is_down_ends_the_run_and_leaves_no_spoiled_memory(
+    server: FakeModelServer, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("MEMLORA_TOKEN_BUDGET", "40")  # so that memories are searched
+    talks, measured = material(file).conversations, rows([student(server)])
+    with pytest.raises(EmbeddingError, match="No embedding server"):
+        answer_questions(talks, measured, DeadEmbedder(word), tmp_path / "out")
+    again = answer_questions(talks, measured, WordEmbedder(), tmp_path / "out")
+    assert outcome(again) == outcome(answer_questions(talks, measured, WordEmbedder(), tmp_path / "whole"))
+    assert all(talk.pending == 0 and talk.facts for one in again for talk in one.remembered)
+
+
+def test_a_memory_that_a_timeout_spoiled_is_made_again(
+    server: FakeModelServer, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(file, tmp_path / "whole", student(server))
+    calls, complete = [0], VLLMBackend.acomplete
+
+    async def slow(self: VLLMBackend, request: Any) -> Any:
+        calls[0] += request.expert == "extraction"
+        if request.expert == "extraction" and calls[0] == 3:
+            raise BackendTimeoutError("too slow")
+        return await complete(self, request)
+
+    monkeypatch.setattr(VLLMBackend, "acomplete", slow)
+    spoiled = run(file, tmp_path / "out", student(server))
+    assert sum(talk.pending for talk in spoiled[0].remembered) > 0
+    assert [failure.error for talk in spoiled[0].remembered for failure in talk.failures] == ["BackendTimeoutError"]
+    assert all(talk.pending == 0 for talk in spoiled[-1].remembered)
+    assert outcome(run(file, tmp_path / "out", student(server))) == outcome(whole)
+
+
+def test_a_run_is_not_gone_on_with_under_other_code(
+    server: FakeModelServer, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, one = tmp_path / "out", student(server, stages=False, adapters={})
+    [result] = run(file, out, one)
+    assert [(made.models, made.concurrency) for made in result.made_on] == [("on a server", 8)]
+    with monkeypatch.context() as other:
+        other.setattr(generation, "FULL_PROMPT", "Say it.")
+        with pytest.raises(InvalidInputError, match="another prompt of generation"):
+            run(file, out, one)
+    with monkeypatch.context() as other:
+        other.setattr(ranking, "DEFAULT", ranking.Ranking(text=0.5))
+        with pytest.raises(InvalidInputError, match="another ranking"):
+            run(file, out, one)
+    with monkeypatch.context() as other:
+        other.setattr(locomo_recipe, "versions", lambda *names: "memlora-plugins 77.0")
+        with pytest.raises(InvalidInputError, match=r"another version of memlora-plugins \(.* there, 77.0 now\)"):
+            run(file, out, one)
+    with monkeypatch.context() as other:
+        other.setenv("MEMLORA_TOKEN_BUDGET", "100")
+        with pytest.raises(InvalidInputError, match=r"another token_budget of student \(base\) \(\d+ there, 100 now\)"):
+            run(file, out, one)
+    assert run(file, out, one) == [result]
+
+
+def test_a_folder_that_cannot_be_made(server: FakeModelServer, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(DatasetError, match="taken cannot be written"):
+        run(file, tmp_path / "taken", student(server))
 
 
 def test_a_model_that_goes_away_is_an_error_and_the_run_goes_on_later(

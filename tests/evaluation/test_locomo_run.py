@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import invented_locomo
 import pytest
-from fake_server import FakeModelServer
+from fake_server import FakeModelServer, Fault
 from scripted import WordEmbedder
 
 from memlora_plugins.errors import DatasetError, InvalidInputError, SettingsError
@@ -88,14 +89,19 @@ def test_the_tables_of_the_paper(server: FakeModelServer, judge: FakeModelServer
     assert [row.label for row in summary.rows] == [*labels, "other: base", "other: experts"]
     scores = rows(summary, "Scores, categories 1 to 4", intervals=False)
     assert scores[0] == ("student: base", "0.500", "0.000", "0.250", "0.000", "0.500", "", "", "4")
-    assert scores[3] == ("student: + generation", *["1.000"] * 5, "+100%", "+100%", "4")
-    assert rows(summary, "J by category")[3][1:] == ("1.000 [1.000, 1.000]", "1.000 [1.000, 1.000]")
+    assert scores[3] == ("student: + generation", *["1.000"] * 5, "+0.500", "+0.500", "4"), (
+        "four are too few for a share"
+    )
+    assert rows(summary, "Scores, categories 1 to 4")[3][6] == "+0.500 [+0.000, +1.000]"
+    for name in ("J", "L", "token F1"):
+        assert rows(summary, f"{name} by category")[3][1:] == ("1.000 [1.000, 1.000]", "1.000 [1.000, 1.000]")
     assert rows(summary, "Students", intervals=False) == [
-        ("student, base", "0.500", ""),
-        ("student, with its experts", "1.000", "+100%"),
-        ("other, base", "0.500", ""),
-        ("other, with its experts", "1.000", "+100%"),
+        ("student, base", "0.500", "0.000", "0.250", ""),
+        ("student, with its experts", "1.000", "1.000", "1.000", "+0.500"),
+        ("other, base", "0.500", "0.000", "0.250", ""),
+        ("other, with its experts", "1.000", "1.000", "1.000", "+0.500"),
     ]
+    assert len(rows(summary, "Settings of the memories")[0]) == 1 + len(summary.rows[0].settings)
     adversarial = rows(summary, "Category 5, adversarial questions", intervals=False)
     assert adversarial[0] == ("student: base", "0.000", "0.500", "4", "4")
     assert adversarial[3] == ("student: + generation", "1.000", "0.000", "4", "4")
@@ -104,7 +110,15 @@ def test_the_tables_of_the_paper(server: FakeModelServer, judge: FakeModelServer
 
     report = (out / "report.md").read_text()
     assert report.startswith("# LoCoMo\n\n    memlora eval locomo x\n\n")
-    for told in ("embedded by fake-words; judged by judge", "memlora-plugins 0.", "conv-a, conv-b", "| turns | 8 |"):
+    for told in (
+        "embedded by fake-words; judged by judge",
+        "models on a server, 8 calls at once; memlora-plugins 0.",
+        "conv-a, conv-b",
+        "## The whole file",
+        "| turns | 8 |",
+        "A percentage of the earlier score stands behind one only where its interval excludes 0.",
+        "says it is not known: an answer leaves its question open if",
+    ):
         assert told in report
     assert {path.name for path in out.glob("*.png")} == {"categories.png", "rows.png"}
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
@@ -153,6 +167,53 @@ def test_a_judge_that_gives_no_label_is_told(server: FakeModelServer, judge: Fak
     assert "J: not available: none of 16 answers could be judged" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_an_answer_without_a_verdict_is_told_where_j_is(
+    server: FakeModelServer, judge: FakeModelServer, tmp_path: Path
+) -> None:
+    def verdict(body: dict[str, Any]) -> str:
+        prompt = str(body["messages"][0]["content"])
+        return "hm" if "cello of Ana" in prompt and "red, I think" in prompt else '{"reason": "", "label": "CORRECT"}'
+
+    judge.reply("judge", verdict)
+    summary = measure(invented_locomo.write(tmp_path / "locomo.json"), config(server), tmp_path / "out", judge)
+    base, *_, last = rows(summary, "Scores, categories 1 to 4", intervals=False)
+    assert (base[1], last[1]) == ("1.000 (1 not judged)", "1.000")
+    assert summary.rows[-1].over_base is not None
+    assert (summary.rows[-1].over_base.questions, summary.rows[-1].over_base.points.mean) == (3, 0.0)
+
+
+def test_a_judge_out_of_reach_leaves_a_report_and_is_asked_later(
+    server: FakeModelServer, judge: FakeModelServer, tmp_path: Path
+) -> None:
+    file, out = invented_locomo.write(tmp_path / "locomo.json"), tmp_path / "out"
+    judge.fail(*[Fault(status=503)] * 200)
+    first = measure(file, config(server), out, judge)
+    assert first.changes_by == "L"
+    assert "J: not available: the judge cannot be asked (BackendUnavailableError)" in (out / "report.md").read_text()
+    judge._faults.clear()
+    asked = len(server.requests)
+    server.stop()
+    assert measure(file, config(server), out, judge).changes_by == "J"
+    assert len(server.requests) == asked
+
+
+def test_what_is_missing_is_told_before_a_model_is_asked(
+    server: FakeModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Parts, "missing", {"meteor": "WordNet is not here; install it"})
+    data = locomo_run.material(invented_locomo.write(tmp_path / "locomo.json"))
+    told: list[tuple[str, int]] = []
+    locomo_run.measure(
+        config(server),
+        data,
+        WordEmbedder(),
+        tmp_path / "out",
+        on_note=lambda line: told.append((line, len(server.requests))),
+    )
+    assert [line.partition(":")[0] for line, _ in told] == ["J", "L", "METEOR"]
+    assert {asked for _, asked in told} == {0}
+
+
 def test_splits_conversations_and_corrected_answers(server: FakeModelServer, tmp_path: Path) -> None:
     talks = [invented_locomo.talk(id, "Ana", "Ben") for id in ("conv-26", "conv-30", "conv-41")]
     file = invented_locomo.write(tmp_path / "locomo.json", talks)
@@ -170,7 +231,12 @@ def test_splits_conversations_and_corrected_answers(server: FakeModelServer, tmp
     assert len(server.requests) == asked, "what is right was corrected, not what was said"
     assert second.rows[0].overall.means["exact_match"].mean > first.rows[0].overall.means["exact_match"].mean
     assert second.corrections == {"changed": 1, "left_out": 0, "confirmed": 0}
-    assert "With corrected answers: 1 changed" in (tmp_path / "out" / "report.md").read_text()
+    assert second.corrections_sha256 == hashlib.sha256(better.read_bytes()).hexdigest()
+    assert "1 changed, 0 left out, 0 confirmed in the whole file" in (tmp_path / "out" / "report.md").read_text()
+    better.write_text("".join(json.dumps(row | {"conversation": id}) + "\n" for id in ("conv-26", "conv-41")))
+    one = locomo_run.material(file, ids=["conv-26"], corrected=better)
+    assert [talk.questions[2].answer for talk in one.conversations] == ["red, I think"]
+    assert one.corrections == {"changed": 2, "left_out": 0, "confirmed": 0}, "it is a file for more than one"
 
 
 def test_a_folder_that_cannot_be_written(server: FakeModelServer, tmp_path: Path) -> None:

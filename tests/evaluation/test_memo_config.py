@@ -71,7 +71,8 @@ def test_everything_said(tmp_path: Path) -> None:
     config = read(tmp_path, text)
     assert config.levels == (0, 2)
     assert [one.label for one in config.executive] == ["one", "large"]
-    assert config.executive[0].identity != config.executive[1].identity
+    one, other = config.executive
+    assert one.backend().identity != other.backend().identity
     assert "top_p" not in repr(config), "there may be a key among the fields"
     small, served = config.memory
     assert (small.folder, small.protocols) == (tmp_path / "models" / "small", ("structured",))
@@ -122,6 +123,7 @@ def test_two_servers_with_one_name_for_a_model_are_two() -> None:
         ExecutiveEndpoint(base_url=url, model="large", name=name)
         for url, name in (("http://one.example/v1", "on one"), ("http://two.example/v1", "on two"))
     ]
-    assert both[0].identity != both[1].identity
+    asked = [memo_qa._asked(one, one.backend()) for one in both]
+    assert asked[0] != asked[1]
     models = [MemoryEntry(name=name, base_url="http://memory.example", model="memory") for name in ("small", "large")]
     assert memo_qa._identity(models[0]) != memo_qa._identity(models[1])

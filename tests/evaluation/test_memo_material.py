@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memlora_plugins.errors import DatasetError
-from memlora_plugins.evaluation.memo_config import ExecutiveEndpoint, MemoConfig
+from memlora_plugins.evaluation.endpoints import ExecutiveEndpoint
+from memlora_plugins.evaluation.memo_config import MemoConfig
 from memlora_plugins.evaluation.memo_material import Material, load_material
 from memlora_plugins.memo.documents import Document, write_documents
 

@@ -14,7 +14,8 @@ from tiny_model import TinyModel
 
 from memlora_plugins.errors import SettingsError
 from memlora_plugins.evaluation import memo_qa, memo_report, memo_scores
-from memlora_plugins.evaluation.memo_config import ExecutiveEndpoint, JudgeEndpoint, MemoConfig, MemoryEntry
+from memlora_plugins.evaluation.endpoints import ExecutiveEndpoint, JudgeEndpoint
+from memlora_plugins.evaluation.memo_config import MemoConfig, MemoryEntry
 from memlora_plugins.evaluation.memo_material import load_material
 from memlora_plugins.evaluation.reading import GivenAnswer
 from memlora_plugins.memo.card import MemoCard, TrainedDocument, write_card

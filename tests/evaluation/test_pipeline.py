@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import FakeBackend, Reply, WordEmbedder, decides, says, user_line
 from tiny_model import TinyModel
 
 from memlora_plugins import AdapterError, BackendTimeoutError, BackendUnavailableError, Message
-from memlora_plugins.errors import BackendRequestError, InvalidInputError
+from memlora_plugins.errors import BackendRequestError, EmbeddingError, InvalidInputError
 from memlora_plugins.evaluation import pipeline
 from memlora_plugins.evaluation.conversations import Conversation, Question
 from memlora_plugins.evaluation.metrics import contains
@@ -113,6 +114,17 @@ def test_a_model_that_is_not_there_is_no_score(
     model = backend(**{stage: lambda request: error})
     with pytest.raises(type(error), match=str(error)):
         pipeline.evaluate(TALKS, model, WordEmbedder())
+    assert model.closed
+
+
+def test_an_embedder_that_is_down_is_no_score(backend: Callable[..., FakeBackend]) -> None:
+    class Dead(WordEmbedder):
+        def embed(self, texts: Sequence[str]) -> Any:
+            raise EmbeddingError("No embedding server answers")
+
+    model = backend()
+    with pytest.raises(EmbeddingError, match="No embedding server"):
+        pipeline.evaluate(TALKS, model, Dead())
     assert model.closed
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from memlora_plugins.evaluation import plots
 from memlora_plugins.evaluation.pipeline import CategoryScore, FailureCount, PipelineSummary
-from memlora_plugins.evaluation.report import Table, change, pipeline_tables
+from memlora_plugins.evaluation.report import Table, change, keep_private, pipeline_tables, told
+from memlora_plugins.evaluation.statistics import Interval
 from memlora_plugins.evaluation.usage import ExpertUsage
 
 
@@ -58,6 +62,24 @@ def test_the_ablation_as_the_paper_has_it() -> None:
 def test_markdown_keeps_every_row_on_its_line() -> None:
     told = Table("What failed", ("a", "b"), (("x | y", "two\nlines"),)).markdown()
     assert told == "## What failed\n\n| a | b |\n| --- | --- |\n| x \\| y | two lines |\n"
+
+
+def test_an_interval_in_words_and_as_error_bars() -> None:
+    within, rounded = (
+        Interval(mean=0.5, low=0.25, high=1.0),
+        Interval.model_construct(mean=0.3, low=0.3 + 1e-16, high=0.3),
+    )
+    assert told(within) == "0.500 [0.250, 1.000]"
+    assert plots.errors([within, rounded]) == [[0.25, 0.0], [0.5, 0.0]], "a bar of less than nothing cannot be drawn"
+
+
+def test_what_holds_texts_is_left_to_git_and_a_list_that_is_there_stays(tmp_path: Path) -> None:
+    keep_private(tmp_path / "out", ["a.jsonl"])
+    keep_private(tmp_path / "out", ["a.jsonl", "b.jsonl"])
+    assert (tmp_path / "out" / ".gitignore").read_text() == "/a.jsonl\n/b.jsonl\n"
+    (tmp_path / ".gitignore").write_text("*.png")
+    keep_private(tmp_path, ["a.jsonl"])
+    assert (tmp_path / ".gitignore").read_text() == "*.png\n/a.jsonl\n"
 
 
 def test_a_change_in_percent() -> None:

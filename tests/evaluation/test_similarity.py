@@ -359,6 +359,30 @@ def test_empty_folders_are_named_and_the_rest_is_computed(tmp_path: Path) -> Non
     assert composite(scores[0]) is None
 
 
+def test_of_a_folder_only_the_last_part_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    private = tmp_path / "some one's private"
+    for name in ("empty", "broken", "wn"):
+        (private / name).mkdir(parents=True)
+    (private / "broken" / "model.safetensors").write_bytes(b"cut off")
+    (private / "broken" / "config.json").write_text("{")
+    _write(private / "wn", "no database at all\n")
+    told = []
+    for name in ("none", "empty", "broken"):
+        folder = private / name
+        found = Similarity(
+            wordnet=private / "wn" if name == "broken" else folder, bertscore_model=str(folder), sentence_model=folder
+        )
+        assert list(found.made_with) == ["rouge1"]
+        assert all(name in found.missing[part] for part in ("bertscore", "sentence_bert"))
+        told += found.missing.values()
+    monkeypatch.setenv(wordnet.VARIABLE, str(private / "none"))
+    told += Similarity(bertscore_model=f"~{private}/none", sentence_model=private / "none").missing.values()
+    assert any("No WordNet database (data.noun, …) in 'none'" in one for one in told)
+    assert any("WordNet in 'wn' cannot be read" in one or "WordNet in 'wn' has no words" in one for one in told)
+    assert not [one for one in told if str(tmp_path) in one or "private" in one]
+
+
 @pytest.mark.parametrize("config", ["", '{"model_type": "bert"}'])
 def test_a_broken_model_is_told(config: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"cut off")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from memlora_plugins.errors import InvalidInputError
-from memlora_plugins.evaluation.statistics import Interval, bootstrap, mean_sd
+from memlora_plugins.evaluation.statistics import Interval, bootstrap, mean_sd, paired_bootstrap
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 
@@ -69,6 +69,22 @@ def test_many_values_are_drawn_in_pieces() -> None:
     found = bootstrap([0.0, 1.0] * 500_000, resamples=3)
     assert found.low <= found.high
     assert found.mean == 0.5
+
+
+@pytest.mark.parametrize("values", [[0.3] * 10 + [0.1 + 0.2], [2 / 3] * 50 + [math.nextafter(2 / 3, 1)] * 50])
+def test_the_mean_is_never_outside_of_its_interval(values: list[float]) -> None:
+    found = bootstrap(values)
+    assert found.low <= found.mean <= found.high
+
+
+def test_a_difference_of_the_same_items() -> None:
+    drawing = random.Random(2)
+    before = [drawing.random() for _ in range(50)]
+    found = paired_bootstrap(before, [value + 0.1 for value in before])
+    assert (found.low, found.mean, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_bootstrap([1, 0, 1], [0, 1, 1]).mean == 0.0
+    with pytest.raises(InvalidInputError, match="not of the same items"):
+        paired_bootstrap([1.0], [1.0, 2.0])
 
 
 def test_an_interval_cannot_be_changed() -> None:

@@ -58,6 +58,17 @@ async def test_what_is_spent_within_a_block_is_told_apart() -> None:
     assert total([counted.usage, {"update": ExpertUsage(calls=1)}])["update"].calls == 1
 
 
+async def test_a_call_through_two_counters_is_told_once(tmp_path: Path) -> None:
+    inner = CountedBackend(FakeBackend(generation=lambda request: "In Lisbon."))
+    with closing(CallLog(tmp_path / "calls.jsonl")) as log:
+        outer = CountedBackend(inner, record=CallRecord(log, lambda expert: "base"))
+        for _ in range(2):
+            with usage_here() as spent:
+                await outer.acomplete(QUESTION)
+            assert spent["generation"].calls == 1
+    assert (inner.usage["generation"].calls, outer.usage["generation"].calls) == (1, 2)
+
+
 async def test_calls_on_record_are_not_made_again(tmp_path: Path) -> None:
     """By one expert; another one is asked, and what was spent is told as it was then."""
     backend = FakeBackend(delay=0.02, generation=lambda request: "In Lisbon.")

@@ -73,6 +73,22 @@ class TestRanking:
 
         assert score(0.9) > score(0.0)
 
+    def test_what_is_said_by_or_about_whom_a_question_names_comes_first(self, reopen: Reopen) -> None:
+        store = reopen()
+        distil(store, turn("I bought a violin", id="m1", name="Ana", at=1), "Ana: I bought a violin")
+        distil(
+            store, turn("I bought a violin too", scope=TUESDAY, id="m2", name="Bo", at=60), "Bo: I bought a violin too"
+        )
+        put(store, turn("Who bought a violin?", scope=Scope("ana", None, "friday"), at=120))
+
+        def order(question: str, **ranking: float) -> list[str]:
+            searching = reopen(ranking=Ranking(**ranking))
+            return [hit.text for hit in run(searching.search(ANA.without_session(), question, None, limit=10))]
+
+        assert order("What did Bo buy, a violin?", named=1)[0].endswith("violin too")
+        assert order("What did Ana buy, a violin?", named=1)[0].endswith("bought a violin")
+        assert order("a violin?", named=1) == order("a violin?", named=0)
+
 
 class TestTurnsWithoutVectors:
     def test_get_them_later_and_are_then_found_by_meaning(self, store: FactStore) -> None:

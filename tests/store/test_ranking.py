@@ -73,8 +73,8 @@ def test_a_signal_without_weight_is_not_searched() -> None:
 
 
 def test_each_signal_puts_up_some_for_each_that_is_wanted() -> None:
-    assert Ranking().put_up(10) == 60
-    assert Ranking().put_up(10, besides=7) == 67
+    assert Ranking().put_up(10) == 100
+    assert Ranking().put_up(10, besides=7) == 107
     assert Ranking().put_up(100) == 200
     assert Ranking().put_up(300) == 300
 
@@ -87,6 +87,7 @@ def test_each_signal_puts_up_some_for_each_that_is_wanted() -> None:
         ({"context_words": math.inf}, "Ranking.context_words is a finite number"),
         ({"carried": "much"}, "Ranking.carried is a finite number of at least 0, got 'much'"),
         ({"carried": True}, "Ranking.carried is a finite number"),
+        ({"named": -1}, "Ranking.named is a finite number of at least 0, got -1"),
         ({"candidates": 0}, "Ranking.candidates is a whole number of at least 1, got 0"),
         ({"for_each": 1.5}, "Ranking.for_each is a whole number"),
         ({"look_ahead": None}, "Ranking.look_ahead is a whole number"),
@@ -182,6 +183,13 @@ def test_a_fact_with_a_source_not_seen_yet_is_no_echo() -> None:
 def test_a_fact_vouches_for_its_turn() -> None:
     ranked = [("other", 2.0), ("fact", 1.9), ("turn", 1.8)]
     assert [id for id, _ in ranking.rerank(ranked, {"fact": ["turn"]})] == ["fact", "other", "turn"]
+
+
+def test_what_those_say_whom_a_question_names_comes_first() -> None:
+    ranked = [("other", 5.0), ("hers", 4.5), ("last", 1.0)]
+    assert [id for id, _ in ranking.rerank(ranked, {}, named={"hers"})] == ["hers", "other", "last"]
+    assert ranking.rerank(ranked, {}, named={"last"})[-1] == ("last", 2.0)
+    assert ranking.rerank(ranked, {}, Ranking(named=0), named={"hers"}) == ranked
 
 
 def test_a_changed_fact_stands_for_itself() -> None:

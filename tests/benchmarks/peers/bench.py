@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, Self
 
 HERE = Path(__file__).parent
 HASHED, MINILM, DIMENSION = "hashed-384", "all-MiniLM-L6-v2", 384
+LIMIT, SIZES = 600.0, (1_000, 10_000, 100_000)
+"""Seconds that a step of a measure may take, and numbers of stored memories, unless told otherwise."""
 MODULES = {"mem0": "mem0_worker", "langmem": "langmem_worker", "llama-index": "llama_index_worker",
            "memlora": "memlora_worker"}  # fmt: skip
 _OURS = ("MEMLORA_", "MEM0_", "OPENAI_", "OPENROUTER_", "LANGSMITH_", "LANGCHAIN_", "ANONYMIZED_", "PYTHON")
@@ -70,8 +72,10 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def set(self, *, delay: float = 0.0, malformed: str | None = None) -> None:
         """So many seconds a chat request from now on; counts start at nothing."""

@@ -1,16 +1,35 @@
 """Cuts the network: whatever is not loopback cannot be looked up or reached, and who was asked for is written down.
 
 guard.cut(file)         # from here on, in this process; one line in `file` for each attempt
+guard.isolate()         # starts this program again where the kernel has loopback alone, if this system allows that
+
+`cut` sees Python's socket module only: what a library's native code asks for is in no list, and is not refused unless
+`isolate` worked.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from typing import Any
 
 _LOOPBACK = ("127.", "::1", "localhost")
+_APART = ("unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+_DONE = "PEERS_NETWORK"
+
+
+def isolate() -> str:
+    """What cuts the network, in words; does not return where the program is started again."""
+    if _DONE not in os.environ:
+        able = shutil.which(_APART[0]) and not subprocess.run([*_APART, "true"], capture_output=True).returncode
+        os.environ[_DONE] = "a network namespace with loopback alone" if able else "Python's socket module alone"
+        if able:
+            os.execvp(_APART[0], [*_APART, sys.executable, *sys.argv])
+    return os.environ[_DONE]
 
 
 def cut(file: str) -> None:

@@ -16,10 +16,10 @@ from worker import Library, Setup, run
 class LangMem(Library):
     notes: ClassVar[dict[str, str]] = {
         "setup": "create_memory_store_manager(ChatOpenAI(base_url=), store=InMemoryStore(index=))",
-        "fill": "InMemoryStore.batch of PutOp",
+        "fill": "memories alone, as its add leaves them: InMemoryStore.batch of PutOp",
         "add": "manager.invoke; several at once: manager.ainvoke",
         "flush": "not offered",
-        "erase": "manager.search, then manager.delete of each key: there is no call for a whole person",
+        "erase": "no one call for a person: manager.search, then manager.delete of each key, until none is found",
         "store": "in memory: gone when the process ends",
         "close": "not offered",
     }

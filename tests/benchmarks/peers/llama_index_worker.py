@@ -15,6 +15,7 @@ import chromadb
 from llama_index.core.llms import ChatMessage
 from llama_index.core.memory import FactExtractionMemoryBlock, Memory, VectorMemoryBlock
 from llama_index.core.schema import TextNode
+from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 from llama_index.llms.openai_like import OpenAILike
 from llama_index.vector_stores.chroma import ChromaVectorStore
@@ -25,11 +26,13 @@ class LlamaIndex(Library):
     notes: ClassVar[dict[str, str]] = {
         "setup": "Memory.from_defaults(token_limit=40, chat_history_token_ratio=0.02, "
         "memory_blocks=[FactExtractionMemoryBlock, VectorMemoryBlock]), Chroma's EphemeralClient",
-        "fill": "ChromaVectorStore.add of nodes, in batches",
+        "fill": "turns alone, in the vector store: ChromaVectorStore.add of nodes, in batches; the list of facts stays "
+        "empty, as every fact in it goes to the model with each add",
         "add": "Memory.aput_messages",
         "flush": "not offered",
         "unknown id": "its replies hold no ids",
-        "erase": "Memory.reset: it clears the chat history; the blocks have no call of their own",
+        "erase": "one call, Memory.reset, for the chat history alone; then ChromaVectorStore.delete_nodes(filters=) "
+        "for the vectors, and an empty FactExtractionMemoryBlock.facts for each of its blocks",
         "store": "in memory: gone when the process ends",
         "close": "not offered",
     }
@@ -88,8 +91,17 @@ class LlamaIndex(Library):
         vectors = len(self.collection.get(where={"session_id": user})["ids"])
         return {"facts": facts, "vectors": vectors, "messages": messages}
 
-    def erase(self, user: str) -> None:
+    def erase_at_once(self, user: str) -> None:
         self.now(self.of(user).areset())
+
+    def erase(self, user: str) -> None:
+        self.erase_at_once(user)
+        of_user = MetadataFilters(filters=[MetadataFilter(key="session_id", value=user)])
+        if found := [node.node_id for node in self.vectors.get_nodes(None, filters=of_user)]:
+            self.vectors.delete_nodes(found, filters=of_user)
+        for block in self.of(user).memory_blocks:
+            if isinstance(block, FactExtractionMemoryBlock):
+                block.facts = []
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ from bench import (
     apart,
     environment,
 )
+from installed import size as installed_size
+from installed import versions
 from replies import WAYS
 
 IMPORTS = {
@@ -40,14 +42,11 @@ IMPORTS = {
     "llama-index": "from llama_index.core.memory import FactExtractionMemoryBlock, Memory, VectorMemoryBlock",
     "memlora": "from memlora_plugins import Memory",
 }
-PACKAGES = {"mem0": ("mem0ai",), "langmem": ("langmem", "trustcall", "langgraph"), "memlora": ("memlora-plugins",),
-            "llama-index": ("llama-index-core", "chromadb")}  # fmt: skip
 ADD_DELAY, CONCURRENT_DELAY = 0.2, 0.5
 """Seconds that the fake model takes for a reply, where adds are timed one by one and many at once."""
 FILL = 6
 """How many limits the filling may take: it is no measure, only what some of them need."""
 LIMIT = 10  # what a search asks for
-_TOOLS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence", "wheel")
 
 
 def named(sizes: Sequence[int]) -> dict[str, Measure]:
@@ -66,26 +65,13 @@ def named(sizes: Sequence[int]) -> dict[str, Measure]:
 
 
 def install(bench: Bench, library: str) -> dict[str, Any]:
-    """MB of site-packages without pip and setuptools, packages in it, the versions that matter, and the set-up."""
-    places = {"": bench.pythons[library]}
+    """MB and packages, in all and of the store alone; the versions that matter, and the set-up."""
+    found: dict[str, Any] = installed_size(bench.pythons[library], library)
     if library == "memlora" and (local := bench.pythons.get("memlora-local")):
-        places["local"] = local
-    found: dict[str, Any] = {}
-    for name, python in places.items():
-        folder = _site_packages(python)
-        parts = [part for part in folder.iterdir() if not part.name.lower().startswith(_TOOLS)]
-        files = [file for part in parts for file in ([part] if part.is_file() else part.rglob("*")) if file.is_file()]
-        size = {
-            "mb": sum(file.lstat().st_size for file in files) / 1e6,
-            "packages": sum(part.name.endswith(".dist-info") for part in parts),
-        }
-        found |= {name: size} if name else size
-    program = (
-        f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {PACKAGES[library]}}}))"
-    )
+        found["local"] = installed_size(local, library)
     with bench.worker(library) as worker:
         found["notes"] = worker.notes
-    return {**found, "versions": json.loads(_said(bench.pythons[library], program))}
+    return {**found, "versions": versions(bench.pythons[library], library)}
 
 
 def imports(bench: Bench, library: str) -> dict[str, Any]:
@@ -96,9 +82,9 @@ def imports(bench: Bench, library: str) -> dict[str, Any]:
         env = environment(Path(folder), as_shipped=True) | {"PYTHONPATH": str(HERE)}
 
         def once() -> float:
-            command = [bench.pythons[library], "-c", program]
+            command = [bench.pythons[library], "-c", program]  # in a folder that holds no package of that name
             try:
-                done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=bench.limit)
+                done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=bench.limit)
             except subprocess.TimeoutExpired:
                 raise OverTheLimitError from None
             if done.returncode:
@@ -142,18 +128,18 @@ def tokens(bench: Bench, library: str) -> dict[str, Any]:
     """Input tokens and model calls of each add of a short conversation, in the memory of one person."""
     with bench.worker(library, embedder=bench.scale.embedder) as worker:
         per_add: list[int] = []
-        schemas = calls = 0
+        texts: list[int] = []
+        calls = 0
         for said, answer in lines.CONVERSATION:
             bench.model.set()
             worker.call("add", user="ana", said=said, answer=answer)
             stats = bench.model.stats()
             per_add.append(sum(stats["tokens"]))
-            schemas += sum(stats["schema_tokens"])
+            texts.append(sum(stats["text_tokens"]))
             calls += len(stats["tokens"])
-    adds = len(per_add)
-    asked = [count for count in per_add if count]
-    return {"per_add": statistics.mean(asked), "calls_per_add": calls / len(asked), "schema_per_add": schemas / adds,
-            "adds": len(asked), "each": per_add}  # fmt: skip
+    asked = sum(map(bool, per_add))  # where the first add only queues, it asks nothing
+    return {"per_add": sum(per_add) / asked, "text_per_add": sum(texts) / asked, "calls_per_add": calls / asked,
+            "adds": asked, "each": per_add}  # fmt: skip
 
 
 def malformed(bench: Bench, library: str) -> dict[str, Any]:
@@ -241,6 +227,10 @@ def erase(bench: Bench, library: str) -> dict[str, Any]:
             worker.call("settle", user=one)
         before, kept_before = worker.call("rows", user=user), worker.call("rows", user=other)
         readable_before = len(_readable(worker))
+        at_once = None
+        with suppress(NotOfferedError):
+            worker.call("erase_at_once", user=user)
+            at_once = worker.call("rows", user=user)
         worker.call("erase", user=user)
         after, kept_after = worker.call("rows", user=user), worker.call("rows", user=other)
         texts = worker.call("search", user=user, text=f"the secret numbers of {user}", limit=50)
@@ -251,6 +241,7 @@ def erase(bench: Bench, library: str) -> dict[str, Any]:
     return {
         "by": worker.notes["erase"],
         "before": before,
+        "after_one_call": at_once,
         "after": after,
         "found_after": any("secret" in text for text in texts),
         "readable_before": readable_before,
@@ -309,10 +300,17 @@ def at_size(size: int, bench: Bench, library: str) -> dict[str, Any]:
         bench.model.set(delay=ADD_DELAY)
         adds = worker.call("adds", what=said[3:], budget=bench.limit / 3)
         stats = bench.model.stats()
+        warns = worker.call("warns", stored=size)
+    per_add = {
+        "calls_per_add": len(stats["tokens"]) / len(adds),
+        "tokens_per_add": sum(stats["tokens"]) / len(adds),
+        "text_tokens_per_add": sum(stats["text_tokens"]) / len(adds),
+    }
     return {
         "fill_seconds": fill_seconds,
         "search": _latency(searches, busy),
-        "add": {**_latency(adds, stats["spans"]), "calls_per_add": len(stats["tokens"]) / len(adds)},
+        "add": {**_latency(adds, stats["spans"]), **per_add},
+        "warns": warns,
     }
 
 
@@ -328,11 +326,3 @@ def _at(seconds: Sequence[float], percent: int) -> float:
     if len(seconds) == 1:
         return seconds[0] * 1000
     return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1] * 1000
-
-
-def _site_packages(python: Path) -> Path:
-    return Path(_said(python, "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-
-
-def _said(python: Path, program: str) -> str:
-    return subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout

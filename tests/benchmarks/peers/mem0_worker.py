@@ -11,17 +11,19 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from mem0 import AsyncMemory, Memory
+from qdrant_client.local.qdrant_local import QdrantLocal
 from worker import Library, Setup, run
 
 
 class Mem0(Library):
     notes: ClassVar[dict[str, str]] = {
         "setup": "Memory.from_config: llm and embedder 'openai' with openai_base_url, vector_store 'qdrant' with path",
-        "fill": "Memory.vector_store.insert, its own store, in batches with embed_batch. It commits each memory by "
-        "itself, so SQLite is told not to wait for the disk while it is filled",
+        "fill": "memories alone: Memory.vector_store.insert, its own store, in batches with embed_batch. It "
+        "commits each memory by itself, so SQLite is told not to wait for the disk while it is filled",
         "add": "Memory.add; several at once: AsyncMemory.add",
         "flush": "not offered",
-        "erase": "Memory.delete_all(user_id=)",
+        "erase": "one call: Memory.delete_all(user_id=). Messages and history have a call for everybody only, "
+        "Memory.reset",
         "store": "on disk",
     }
 
@@ -86,8 +88,12 @@ class Mem0(Library):
             ).fetchone()
         return {"memories": len(memories), "messages": messages, "history": history}
 
-    def erase(self, user: str) -> None:
+    def erase_at_once(self, user: str) -> None:
         self.now(self.memory.delete_all(user_id=user))
+
+    def warns(self, stored: int) -> str | None:
+        most = QdrantLocal.LARGE_DATA_THRESHOLD
+        return f"its local store warns: not meant for over {most:,} points" if stored > most else None
 
     def close(self) -> None:
         self.memory.close()

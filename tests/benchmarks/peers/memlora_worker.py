@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -15,15 +17,17 @@ from memlora_plugins import Memory, Message, Scope
 class MemLoRA(Library):
     notes: ClassVar[dict[str, str]] = {
         "setup": "Memory.open(path=, base_url=, api='openai', model=, embedder_url=, embedder=)",
-        "fill": "Memory.load, its import of exported facts, then Memory.flush",
+        "fill": "a fact and the turn it was said in for each memory, as its add leaves them: Memory.load, its import "
+        "of exported rows, then Memory.flush",
         "add": "Memory.add; several at once: Memory.aio.add",
         "flush": "Memory.flush",
-        "erase": "Memory.erase",
+        "erase": "one call: Memory.erase",
         "store": "on disk",
     }
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        self.positions: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
         self.memory = Memory.open(
             path=f"{setup.folder}/memlora",
             base_url=setup.url,
@@ -42,26 +46,35 @@ class MemLoRA(Library):
         return [hit.text for hit in self.memory.search(text, scope=Scope(user), limit=limit)]
 
     def fill(self, rows: Sequence[tuple[str, str]]) -> None:
-        by_user: dict[str, list[str]] = {}
-        for user, text in rows:
-            by_user.setdefault(user, []).append(text)
+        by_user: dict[str, list[dict[str, Any]]] = {}
         now = datetime.now(UTC).isoformat()
-        for user, texts in by_user.items():
-            facts = [
-                {
-                    "kind": "fact",
-                    "id": str(uuid.uuid4()),
-                    "user_id": user,
-                    "text": text,
-                    "sources": [],
-                    "valid_from": now,
-                    "recorded_at": now,
-                    "operation": "ADD",
-                    "version": 1,
-                }
-                for text in texts
-            ]
-            self.memory.load(facts, scope=Scope(user))
+        for user, text in rows:
+            said = str(uuid.uuid4())
+            turn = {
+                "kind": "turn",
+                "user_id": user,
+                "message_id": said,
+                "role": "user",
+                "text": text,
+                "created_at": now,
+                "recorded_at": now,
+                "position": next(self.positions[user]),
+                "pending": False,
+            }
+            fact = {
+                "kind": "fact",
+                "id": str(uuid.uuid4()),
+                "user_id": user,
+                "text": text,
+                "sources": [said],
+                "valid_from": now,
+                "recorded_at": now,
+                "operation": "ADD",
+                "version": 1,
+            }
+            by_user.setdefault(user, []).extend((turn, fact))
+        for user, exported in by_user.items():
+            self.memory.load(exported, scope=Scope(user))
 
     def filled(self) -> None:
         self.memory.flush()
@@ -73,7 +86,7 @@ class MemLoRA(Library):
         count = self.memory.count(scope=Scope(user))
         return {name: count[name] for name in ("facts", "retired", "turns")}
 
-    def erase(self, user: str) -> None:
+    def erase_at_once(self, user: str) -> None:
         self.memory.erase(scope=Scope(user))
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import LIMIT, SIZES
 from replies import WAYS
 
 from memlora_plugins.evaluation.plots import figure, save
@@ -18,8 +19,9 @@ Every library runs in a virtual environment of its own, in its documented local 
 does the same work against one server on loopback: a fake chat model, which takes a fixed time and answers each library
 in the format it asks for with what the person said, word for word, as the fact; and one embedder, MiniLM
 (all-MiniLM-L6-v2), or where speed is measured a hashing embedder of 384 numbers that costs next to nothing. Input
-tokens are counted by one tokenizer for all, WordPiece of MiniLM: messages and tools; the JSON schema of a reply, which
-servers hold the reply to, is told apart. The network is cut in every process, but for loopback.
+tokens are counted by one tokenizer for all, WordPiece of MiniLM: all that is sent, and the messages without the tools
+and the JSON schemas that libraries give replies their form by. The network is cut, but for loopback; the hosts listed
+are those that Python's socket module was asked for: what native code asks for is in no list.
 
 - *own* milliseconds are those in which the server was at work on nothing: the library, its store and its HTTP client.
 - Stored memories are spread over 100 people; each search is one person's, so it is filtered by person. Adds are one
@@ -28,84 +30,159 @@ servers hold the reply to, is told apart. The network is cut in every process, b
   long that takes is not compared.
 - LlamaIndex's Memory distils a turn when its queue runs over, by default after 21,000 tokens; here its limit is set so
   low that each add distils the turn before. Facts are in its list, every turn is in its vector store as well.
+- Filled memories hold what each library's add leaves behind where its way in bulk can write that; set-up says which.
+- Erasing is told twice: after the one call there is for a person, and after everything that a library and its store
+  offer for one, composed.
 - mem0 is installed without its `nlp` and `extras`, as its documentation begins: no keyword search, no entities.
 - memlora_plugins asks a plain model with its full prompts here; adapters trained for it are asked with short ones.
 - mem0's AsyncMemory hands its calls to Python's default threads: as many at once as there are cores, and four.
 - LlamaIndex's new rows from equal adds hold the turn before them as well: it is distilled when they come.
 - Telemetry is off, but for import and exit, which are measured as the libraries ship.
+- Install size tells the library, with what it and its clients for such endpoints require, from what only the store
+  chosen for it here requires; a store that a library itself requires is part of it.
+- "load": the load average of the last minute before a measure, and after it; the harness itself makes about 1.
 - "not offered": the library has no such call. "over …": it took longer than a step may take."""
 _Cell = Callable[[Mapping[str, Any]], str]
 _COLOURS = {"memlora": "#1b7f5c", "mem0": "#c4552d", "langmem": "#3d6fb6", "llama-index": "#8a5fb0"}
 
 
-def write(folder: Path, kept: Mapping[str, Any], names: Sequence[str]) -> None:
-    """`report.md` and `peers.png` in `folder`."""
-    sizes = sorted(int(name[5:]) for name in names if name.startswith("size-"))
-    tables = [(_overview(kept, sizes), "")]
-    tables += [(table, name) for name, make in _TABLES.items() if name in kept for table in [make(kept[name])]]
-    tables += [(table, "size-N") for table in (_sizes(kept, sizes, "search"), _sizes(kept, sizes, "add")) if sizes]
+def write(folder: Path, kept: Mapping[str, Any], *, same_tree: bool) -> None:
+    """`report.md` and `peers.png` in `folder`. `same_tree`: memlora_plugins was measured as it is in this tree."""
+    sizes = _sizes_in(kept)
+    tables = [(overview(kept), ())]
+    tables += [(make(kept[name]), (name,)) for name, make in _TABLES.items() if name in kept]
+    filled = tuple(f"size-{size}" for size in sizes)
+    if sizes:
+        tables += [(_sizes(kept, sizes, what, cell), filled) for what, cell in _AT_SIZES.items()]
     parts = [f"# Memory libraries side by side\n\nCommand: `make bench-peers`, which ends in `{COMMAND}`.\n"]
-    parts += [f"{_measured(kept)} The command of each figure stands under its own table.\n\n{RULES}\n"]
+    parts += [f"{_measured(kept, same_tree)} The command of each figure stands under its own table.\n\n{RULES}\n"]
     parts += ["![The same figures as a picture](peers.png)\n"]
-    for table, name in tables:
+    for table, names in tables:
         parts.append(table.markdown())
-        if name:
-            parts.append(f"Again: `{COMMAND} --again {name}`\n")
+        if names:
+            parts.append(f"Again: `{_command(kept, names)}`\n")
     write_whole(folder / "report.md", "\n".join(parts))
     _picture(folder / "peers.png", kept, sizes)
 
 
-def _measured(kept: Mapping[str, Any]) -> str:
-    """When and where; a machine and a commit for all, or which there were."""
+def _command(kept: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What measures these again, at the scale that they were measured at."""
+    scale = next(iter(kept[names[0]].values()))["scale"]
+    told = [COMMAND, *(["--small"] if scale["small"] else [])]
+    told += [f"--limit {scale['limit']:g}"] if scale["limit"] != LIMIT else []
+    if (sizes := [name[5:] for name in names if name.startswith("size-")]) and not {*map(int, sizes)} <= {*SIZES}:
+        told.append(f"--sizes {' '.join(sizes)}")
+    return " ".join([*told, *(f"--again {name}" for name in names)])
+
+
+def _measured(kept: Mapping[str, Any], same_tree: bool) -> str:
+    """When, where and what; a machine and a commit for all, or which there were."""
     outcomes = [outcome for measure in kept.values() for outcome in measure.values()]
     days = sorted({outcome["when"][:10] for outcome in outcomes})
-    machines = sorted({outcome["machine"] for outcome in outcomes})
-    commits = sorted({outcome["commit"] for outcome in outcomes})
-    loads = [outcome["load"] for outcome in outcomes if "load" in outcome]
-    busy = f" The load average was {min(loads):g} to {max(loads):g}." if loads else ""
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    return f"Measured {when} on {'; '.join(machines)}; at {', '.join(commits)}.{busy}"
+    machines, commits, cuts = (sorted({one[what] for one in outcomes}) for what in ("machine", "commit", "network"))
+    loads = [load for outcome in outcomes for load in (outcome["load"], outcome["load_after"])]
+    codes = sorted({one["memlora"]["installed"].get("code", "none") for one in kept.values() if "memlora" in one})
+    of_which = "the one" if same_tree else "NOT the one"
+    told = f"memlora_plugins has the digest {', '.join(codes)}, {of_which} of the tree that wrote this."
+    parts = [
+        f"Measured {when} on {'; '.join(machines)}; the harness at {', '.join(commits)}.",
+        *([told] if codes else []),
+        f"The load average was {min(loads):g} to {max(loads):g}; each row tells it before the measure, and after.",
+        f"The network was cut by {', '.join(cuts)}.",
+    ]
+    return " ".join(parts)
 
 
-def _overview(kept: Mapping[str, Any], sizes: Sequence[int]) -> Table:
+def overview(kept: Mapping[str, Any]) -> Table:
+    """A row for each library, the figures that say most."""
+    sizes = _sizes_in(kept)
     most = f"size-{sizes[-1]}" if sizes else ""
     stored = f"{sizes[-1]:,} stored" if sizes else ""
     columns: dict[str, tuple[str, _Cell]] = {
-        f"search, {stored}: own p50 ms": (most, lambda value: _number(value["search"]["own_p50_ms"])),
-        f"add, {stored}: own p50 ms": (most, lambda value: _number(value["add"]["own_p50_ms"])),
-        "32 adds at once, s": ("concurrent", _seconds_of_all),
-        "input tokens per add": ("tokens", lambda value: _number(value["per_add"])),
+        f"search, {stored}: own p50 ms": (
+            most,
+            lambda value: _number(value["search"]["own_p50_ms"]) + (f" ({value['warns']})" if value["warns"] else ""),
+        ),
+        f"add, {stored}: p50 ms, with the model (own)": (
+            most,
+            lambda value: f"{_number(value['add']['p50_ms'])} ({_number(value['add']['own_p50_ms'])})",
+        ),
+        f"model calls per add, {stored}": (most, lambda value: _number(value["add"]["calls_per_add"])),
+        "many adds at once, s": ("concurrent", _seconds_of_all),
+        "input tokens per add: all that is sent (without tools and schemas)": (
+            "tokens",
+            lambda value: f"{_number(value['per_add'])} ({_number(value['text_per_add'])})",
+        ),
         "found after a malformed reply": ("malformed", lambda value: _share(value, "found")),
-        "new rows from 16 equal adds": ("duplicates", lambda value: _rows(value["new"])),
-        "rows left after erase": ("erase", lambda value: str(sum(value["after"].values()))),
+        "many equal adds: new rows; times shown by a search": (
+            "duplicates",
+            lambda value: f"{_rows(value['new'])}; {value['shown']}",
+        ),
+        "rows left after erase: by one call; by all there is": (
+            "erase",
+            lambda value: f"{_left(value['after_one_call'])}; {_left(value['after'])}",
+        ),
         "exit, network cut, s": ("exit", lambda value: _number(value["left open"])),
         "import, s": ("import", lambda value: _number(value["seconds"])),
-        "install, MB": ("install", lambda value: _number(value["mb"])),
+        "install, MB: library; its store besides": ("install", _megabytes),
     }
     shown = {column: (name, cell) for column, (name, cell) in columns.items() if name in kept}
     rows = [(library, *(_told(kept[name], library, cell) for name, cell in shown.values())) for library in _all(kept)]
     return Table("At a glance", ("library", *shown), tuple(rows))
 
 
+def _sizes_in(kept: Mapping[str, Any]) -> list[int]:
+    return sorted(int(name[5:]) for name in kept if name.startswith("size-"))
+
+
+def _load(outcome: Mapping[str, Any]) -> str:
+    return f"{outcome['load']:.2f}, {outcome['load_after']:.2f}"
+
+
 def _table(title: str, columns: Mapping[str, _Cell]) -> Callable[[Mapping[str, Any]], Table]:
     def make(measure: Mapping[str, Any]) -> Table:
-        rows = [(library, *(_told(measure, library, cell) for cell in columns.values())) for library in measure]
-        return Table(title, ("library", *columns), tuple(rows))
+        rows = [
+            (library, *(_told(measure, library, cell) for cell in columns.values()), _load(outcome))
+            for library, outcome in measure.items()
+        ]
+        return Table(title, ("library", *columns, "load"), tuple(rows))
 
     return make
 
 
-def _sizes(kept: Mapping[str, Any], sizes: Sequence[int], what: str) -> Table:
+def _sizes(kept: Mapping[str, Any], sizes: Sequence[int], title: str, cell: _Cell) -> Table:
+    def loads(library: str) -> str:
+        outcomes = [kept[f"size-{size}"].get(library) for size in sizes]
+        return "; ".join(_load(outcome) if outcome else "-" for outcome in outcomes)
+
+    rows = [
+        (library, *(_told(kept[f"size-{size}"], library, cell) for size in sizes), loads(library))
+        for library in _all(kept)
+    ]
+    return Table(title, ("library", *(f"{size:,}" for size in sizes), "load"), tuple(rows))
+
+
+def _milliseconds(what: str) -> _Cell:
     """p50 / p95 with the server and, in brackets, own."""
 
     def cell(value: Mapping[str, Any]) -> str:
         found = value[what]
         whole = " / ".join(_number(found[f"p{at}_ms"]) for at in (50, 95))
-        return f"{whole} ({' / '.join(_number(found[f'own_p{at}_ms']) for at in (50, 95))})"
+        own = f"{whole} ({' / '.join(_number(found[f'own_p{at}_ms']) for at in (50, 95))})"
+        return f"{own}; {value['warns']}" if value["warns"] else own
 
-    rows = [(library, *(_told(kept[f"size-{size}"], library, cell) for size in sizes)) for library in _all(kept)]
-    title = f"Milliseconds of {'a search' if what == 'search' else 'an add'} by stored memories: p50 / p95 (own)"
-    return Table(title, ("library", *(f"{size:,}" for size in sizes)), tuple(rows))
+    return cell
+
+
+_AT_SIZES: dict[str, _Cell] = {
+    "Milliseconds of a search by stored memories: p50 / p95 (own)": _milliseconds("search"),
+    "Milliseconds of an add by stored memories: p50 / p95 (own)": _milliseconds("add"),
+    "Input tokens of an add by stored memories: all (without tools and schemas); model calls": lambda value: (
+        f"{_number(value['add']['tokens_per_add'])} ({_number(value['add']['text_tokens_per_add'])}); "
+        f"{_number(value['add']['calls_per_add'])}"
+    ),
+}
 
 
 def _malformed(measure: Mapping[str, Any]) -> Table:
@@ -121,7 +198,8 @@ def _malformed(measure: Mapping[str, Any]) -> Table:
             *(_told(measure, one, lambda value: _share(value, "found")) for one in libraries),
         )
     )
-    rows.append(("lost, and nothing raised", *(_told(measure, one, _silent) for one in libraries)))
+    rows.append(("not found, and nothing raised", *(_told(measure, one, _silent) for one in libraries)))
+    rows.append(("load", *(_load(measure[one]) for one in libraries)))
     return Table("What survives a malformed reply", ("the model's reply", *libraries), tuple(rows))
 
 
@@ -132,7 +210,7 @@ def _survived(result: Mapping[str, Any] | None) -> str:
     if result["found"] and result["distilled"]:
         return f"{raised}kept as a fact"
     again = result["again_by"] if result["distilled_after"] else f"not even {result['again_by']}"
-    return f"{raised}{'kept as a turn' if result['found'] else 'lost'}, a fact after {again}"
+    return f"{raised}{'kept as a turn' if result['found'] else 'not found'}, a fact after {again}"
 
 
 def _share(value: Mapping[str, Any], what: str) -> str:
@@ -147,6 +225,15 @@ def _silent(value: Mapping[str, Any]) -> str:
 
 def _rows(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {store}" for store, count in rows.items())
+
+
+def _left(rows: Mapping[str, int] | None) -> str:
+    return "not offered" if rows is None else str(sum(rows.values()))
+
+
+def _megabytes(value: Mapping[str, Any]) -> str:
+    """The library with what it needs, then what only the store that was chosen for it needs."""
+    return f"{_number(value['mb'] - value['store_mb'])}; {_number(value['store_mb']) if value['store_mb'] else '0'}"
 
 
 def _errors(errors: Sequence[str]) -> str:
@@ -169,9 +256,11 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
             "set-up": lambda value: value["notes"]["setup"],
             "memories are": lambda value: value["notes"]["store"],
             "filled by": lambda value: value["notes"]["fill"],
-            "packages": lambda value: str(value["packages"]),
-            "MB": lambda value: (
-                _number(value["mb"])
+            "packages: library; its store besides": lambda value: (
+                f"{value['packages'] - value['store_packages']}; {value['store_packages']}"
+            ),
+            "MB: library; its store besides": lambda value: (
+                _megabytes(value)
                 + (f"; with model and MiniLM in process {_number(value['local']['mb'])}" if "local" in value else "")
             ),
         },
@@ -194,10 +283,10 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
     "tokens": _table(
         "Input tokens of an add: ten turns of one person, with the answers",
         {
-            "tokens": lambda value: _number(value["per_add"]),
-            "first to last": lambda value: f"{next(filter(None, value['each']))} to {value['each'][-1]}",
+            "all that is sent": lambda value: _number(value["per_add"]),
+            "without tools and schemas": lambda value: _number(value["text_per_add"]),
+            "first to last, all": lambda value: f"{next(filter(None, value['each']))} to {value['each'][-1]}",
             "model calls": lambda value: _number(value["calls_per_add"]),
-            "schemas besides": lambda value: _number(value["schema_per_add"]),
         },
     ),
     "malformed": _malformed,
@@ -215,7 +304,10 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
         {
             "by": lambda value: value.get("by", ""),
             "before": lambda value: _rows(value["before"]),
-            "after": lambda value: _rows(value["after"]),
+            "after one call": lambda value: (
+                "not offered" if value["after_one_call"] is None else _rows(value["after_one_call"])
+            ),
+            "after all there is": lambda value: _rows(value["after"]),
             "still found": lambda value: "yes" if value["found_after"] else "no",
             "lines readable in its files": lambda value: (
                 f"{value['readable_before']} before, {value['readable']} after"

@@ -22,9 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+from bench import DIMENSION, HASHED, MINILM
 from replies import NotUnderstoodError, reply
 
-HASHED, MINILM, DIMENSION = "hashed-384", "all-MiniLM-L6-v2", 384
 TOKENIZER = f"WordPiece of {MINILM}"
 
 
@@ -40,7 +40,7 @@ class Counted:
     def reset(self) -> None:
         with self.guard:
             self.tokens: list[int] = []
-            self.schema_tokens: list[int] = []
+            self.text_tokens: list[int] = []
             self.libraries: set[str] = set()
             self.not_understood: list[str] = []
             self.spans: list[tuple[str, float, float]] = []
@@ -113,6 +113,13 @@ def hashed(texts: Sequence[str]) -> Any:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def _texts(message: dict[str, Any]) -> list[str]:
+    """What a message says; calls of tools that it holds are JSON."""
+    content = message.get("content") or ""
+    parts = [content] if isinstance(content, str) else [part.get("text") or json.dumps(part) for part in content]
+    return [*parts, *(json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls") or ())]
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -180,7 +187,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: dict[str, Any]) -> None:
         counted = self.server.counted
-        tokens = self._tokens(body)
+        text = self._text_tokens(body)
+        tokens = text + self._other_tokens(body)
         time.sleep(counted.delay)
         try:
             said = reply(body, counted.malformed)
@@ -191,8 +199,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         with counted.guard:
             counted.libraries.add(said.library)
-            counted.tokens.append(tokens[0])
-            counted.schema_tokens.append(tokens[1])
+            counted.tokens.append(tokens)
+            counted.text_tokens.append(text)
         if said.status != 200:
             self._error(said.status, "the fake model fails on request")
             return
@@ -203,16 +211,18 @@ class Handler(BaseHTTPRequestHandler):
                 for number, (name, arguments) in enumerate(said.calls)
             ]
         choice = {"index": 0, "message": message, "finish_reason": said.finish}
-        usage = {"prompt_tokens": tokens[0], "completion_tokens": 1, "total_tokens": tokens[0] + 1}
+        usage = {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1}
         answer = {"id": "fake", "object": "chat.completion", "created": int(time.time()), "model": body["model"]}
         self._send(200, answer | {"choices": [choice], "usage": usage})
 
-    def _tokens(self, body: dict[str, Any]) -> tuple[int, int]:
-        """Of the messages with the tools they come with; and of the schema of a reply, which no prompt holds."""
-        shown = [json.dumps(message.get("content"), ensure_ascii=False) for message in body["messages"]]
-        shown += [json.dumps(tool, ensure_ascii=False) for tool in body.get("tools") or ()]
-        schema = json.dumps(body["response_format"]) if body.get("response_format") else ""
-        return self.server.models.count("\n".join(shown)), self.server.models.count(schema)
+    def _text_tokens(self, body: dict[str, Any]) -> int:
+        """Of the messages, each as the text it is: escaped as JSON it would have more tokens than a model reads."""
+        return sum(self.server.models.count(text) for message in body["messages"] for text in _texts(message))
+
+    def _other_tokens(self, body: dict[str, Any]) -> int:
+        """Of the tools and of the schema of the reply, as JSON."""
+        sent = [*(body.get("tools") or ()), *filter(None, [body.get("response_format")])]
+        return sum(self.server.models.count(json.dumps(one, ensure_ascii=False)) for one in sent)
 
     def _send(self, status: int, answer: Any) -> None:
         raw = json.dumps(answer).encode()

@@ -76,8 +76,17 @@ class Library:
         """Rows of that person by the store they are in."""
         raise NotImplementedError
 
-    def erase(self, user: str) -> None:
+    def erase_at_once(self, user: str) -> None:
+        """Erase a person with the one call that there is for it."""
         raise NotImplementedError("no such call")
+
+    def erase(self, user: str) -> None:
+        """Erase a person with everything that the library and its store offer for one."""
+        self.erase_at_once(user)
+
+    def warns(self, stored: int) -> str | None:
+        """What the library itself says against so many memories in this set-up."""
+        return None
 
     def close(self) -> None:
         raise NotImplementedError("no such call")
@@ -136,8 +145,15 @@ class _Verbs:
     def rows(self, user: str) -> dict[str, int]:
         return self._library.rows(user)
 
+    def erase_at_once(self, user: str) -> None:
+        self._library.erase_at_once(user)
+
     def erase(self, user: str) -> None:
         self._library.erase(user)
+
+    def warns(self, stored: int) -> str | None:
+        told: str | None = self._library.warns(stored)
+        return told
 
     def close(self) -> None:
         self._library.close()
