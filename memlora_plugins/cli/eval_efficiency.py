@@ -19,9 +19,9 @@ from .serve import running
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from ..evaluation.candidates import Candidate
     from ..evaluation.conversations import Conversation
-    from ..evaluation.efficiency import Subject
+    from ..evaluation.efficiency.costs import Subject
+    from ..evaluation.harness.candidates import Candidate
     from ..serving.server import VLLMServer
     from ..training.journal import Journal
 
@@ -99,12 +99,12 @@ def efficiency(
     adds its rows to the tables. The key of a server is read from MEMLORA_API_KEY.
     """
     from ..core import build_embedder
-    from ..evaluation import efficiency as measuring
-    from ..evaluation import students
-    from ..evaluation.candidates import NANO
     from ..evaluation.conversations import chosen, load_conversations
-    from ..evaluation.efficiency_report import Efficiency, tables
-    from ..evaluation.machine import this_machine
+    from ..evaluation.efficiency import costs as measuring
+    from ..evaluation.efficiency import students
+    from ..evaluation.efficiency.report import Efficiency, tables
+    from ..evaluation.harness.candidates import NANO
+    from ..evaluation.harness.machine import this_machine
     from ..settings import load_settings
     from ..training.journal import Journal
 
@@ -196,8 +196,8 @@ def _keep_apart(
     **ways: object,
 ) -> None:
     """Refuse a folder with other work, or with another model under the name of this."""
-    from ..evaluation.machine import this_machine
-    from ..evaluation.students import digest_of
+    from ..evaluation.efficiency.students import digest_of
+    from ..evaluation.harness.machine import this_machine
     from ..training.identity import check_same, conversation_row, digest
 
     made_of = {
@@ -219,7 +219,7 @@ def _same_engine(out: Path, subjects: Sequence[Subject]) -> None:
 def _measure(
     subjects: Sequence[Subject], talks: Sequence[Conversation], embedder: Any, journal: Journal, **options: Any
 ) -> None:
-    from ..evaluation.efficiency import measure
+    from ..evaluation.efficiency.costs import measure
 
     with progress() as bar:
         for subject in subjects:

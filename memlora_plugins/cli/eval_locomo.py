@@ -15,8 +15,8 @@ from .options import Json, command
 from .output import complain, console, print_json, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.candidates import Candidate
-    from ..evaluation.locomo_config import LocomoConfig
+    from ..evaluation.harness.candidates import Candidate
+    from ..evaluation.locomo_qa.config import LocomoConfig
 
 _STUDENT = "One student, without a config"
 _ASKED = "What is asked"
@@ -105,8 +105,8 @@ def locomo(
     again when a judge or a metric's files are there, and it only scores.
     """
     from ..core import build_embedder
-    from ..evaluation.locomo_report import CHANGES, MODEL_SECONDS, REPORT_FILE, tables
-    from ..evaluation.locomo_run import material, measure
+    from ..evaluation.locomo_qa.report import CHANGES, MODEL_SECONDS, REPORT_FILE, tables
+    from ..evaluation.locomo_qa.run import material, measure
     from ..settings import load_settings
 
     if (config is None) == (base is None):
@@ -150,8 +150,8 @@ def locomo(
 
 def _config(file: Path | None, student: Candidate | None, given: dict[str, Any]) -> LocomoConfig:
     """What the file says, or a config of the one student; what is `given` on the command line counts more."""
-    from ..evaluation.config_file import read_config
-    from ..evaluation.locomo_config import LocomoConfig
+    from ..evaluation.harness.config_file import read_config
+    from ..evaluation.locomo_qa.config import LocomoConfig
 
     if file is not None:
         return read_config(file, LocomoConfig).model_copy(update=given)

@@ -15,10 +15,10 @@ from .output import console, print_json, progress
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from ..evaluation.memo_config import MemoConfig
-    from ..evaluation.memo_material import Material
-    from ..evaluation.memo_qa import Progress as Telling
-    from ..evaluation.memo_qa import Searches
+    from ..evaluation.memo_qa.answering import Progress as Telling
+    from ..evaluation.memo_qa.answering import Searches
+    from ..evaluation.memo_qa.config import MemoConfig
+    from ..evaluation.memo_qa.material import Material
 
 
 @command
@@ -40,10 +40,12 @@ def memo(
     what holds texts of questions and documents is in .gitignore there.
     """
     from ..errors import DatasetError
-    from ..evaluation import memo_qa, memo_report, memo_scores
-    from ..evaluation.config_file import read_config
-    from ..evaluation.memo_config import MemoConfig
-    from ..evaluation.memo_material import load_material
+    from ..evaluation.harness.config_file import read_config
+    from ..evaluation.memo_qa import answering as memo_qa
+    from ..evaluation.memo_qa import report as memo_report
+    from ..evaluation.memo_qa import scores as memo_scores
+    from ..evaluation.memo_qa.config import MemoConfig
+    from ..evaluation.memo_qa.material import load_material
     from ..evaluation.report import keep_private
     from ..training.journal import Journal
 
@@ -85,8 +87,8 @@ def _searches(
 ) -> tuple[Searches, str | None]:
     """What finds documents, and the embedder's name where one takes part."""
     from ..core import build_embedder
-    from ..evaluation.cached_embedder import CachedEmbedder
-    from ..evaluation.memo_qa import searches
+    from ..evaluation.evidence.cached_embedder import CachedEmbedder
+    from ..evaluation.memo_qa.answering import searches
     from ..settings import load_settings
 
     if "dense" not in config.baselines:

@@ -14,8 +14,8 @@ from .options import Json, command
 from .output import console, print_json, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.memo_config import MemoConfig
-    from ..evaluation.reading import GivenAnswer
+    from ..evaluation.memo_qa.config import MemoConfig
+    from ..evaluation.memo_qa.reading import GivenAnswer
     from ..evaluation.retrieval import Search
 
 _MODELS = "The models that answer"
@@ -61,9 +61,11 @@ def musique(
     For several runs, noise levels, Memory models and protocols, and a judge: `memlora eval memo`.
     """
     from ..core import build_embedder
-    from ..evaluation import memo_qa, memo_report, memo_scores
     from ..evaluation import musique as benchmark
-    from ..evaluation.memo_material import of_musique
+    from ..evaluation.memo_qa import answering as memo_qa
+    from ..evaluation.memo_qa import report as memo_report
+    from ..evaluation.memo_qa import scores as memo_scores
+    from ..evaluation.memo_qa.material import of_musique
     from ..evaluation.retrieval import Bm25Search, DenseSearch
     from ..settings import load_settings
     from ..training.journal import Journal
@@ -153,8 +155,8 @@ def _config(
     concurrency: int,
 ) -> MemoConfig:
     """The options as `memlora eval memo` has them; `memory` is folder, URL and base of a Memory model."""
-    from ..evaluation.endpoints import ExecutiveEndpoint
-    from ..evaluation.memo_config import MemoConfig, MemoryEntry
+    from ..evaluation.harness.endpoints import ExecutiveEndpoint
+    from ..evaluation.memo_qa.config import MemoConfig, MemoryEntry
 
     folder, url, base = memory
     entry = (

@@ -16,7 +16,7 @@ from .options import adapters
 from .output import console, table, visible
 
 if TYPE_CHECKING:
-    from ..evaluation.candidates import Candidate
+    from ..evaluation.harness.candidates import Candidate
     from ..evaluation.pipeline import Adapters, Opener
     from ..evaluation.report import Table
 
@@ -91,7 +91,7 @@ def candidate(
     """
     from pydantic import ValidationError
 
-    from ..evaluation.candidates import Candidate
+    from ..evaluation.harness.candidates import Candidate
 
     try:
         return Candidate(

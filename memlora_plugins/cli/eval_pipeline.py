@@ -67,8 +67,8 @@ def pipeline(
     """
     from ..core import build_embedder
     from ..evaluation import pipeline as pipelines
-    from ..evaluation.candidates import SHARED
     from ..evaluation.conversations import chosen, load_conversations
+    from ..evaluation.harness.candidates import SHARED
     from ..evaluation.metrics import METRICS
     from ..evaluation.report import pipeline_tables
     from ..settings import load_settings

@@ -16,8 +16,8 @@ from .output import console, print_json, progress
 
 if TYPE_CHECKING:
     from ..evaluation.conversations import Conversation
-    from ..evaluation.places import Place
-    from ..evaluation.rankings import Measured, Unit
+    from ..evaluation.evidence.places import Place
+    from ..evaluation.evidence.rankings import Measured, Unit
     from ..settings import Settings
 
 _WHAT = "What is compared"
@@ -135,10 +135,11 @@ def retrieval(
     from hashlib import sha256
 
     from ..core import build_embedder
-    from ..evaluation import locomo, musique, rankings
-    from ..evaluation.cached_embedder import CachedEmbedder
+    from ..evaluation import locomo, musique
     from ..evaluation.conversations import chosen, load_conversations
-    from ..evaluation.retrieval_report import RetrievalRun, tables
+    from ..evaluation.evidence import rankings
+    from ..evaluation.evidence.cached_embedder import CachedEmbedder
+    from ..evaluation.evidence.report import RetrievalRun, tables
     from ..settings import load_settings
 
     paragraphs = (kind or _kind(file)) is Kind.musique
@@ -230,8 +231,8 @@ def _units(talks: Sequence[Conversation], facts: Facts, wanted: list[Kept] | Non
 
 def _place(store: Store, url: str | None, settings: Settings) -> tuple[Place, str]:
     """Where memories are kept meanwhile, and what it is called."""
-    from ..evaluation import places
-    from ..evaluation.machine import versions
+    from ..evaluation.evidence import places
+    from ..evaluation.harness.machine import versions
 
     if store is Store.edge:
         return places.edge, f"Qdrant Edge ({versions('qdrant-edge-py')})"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from .large_model import LargeModelOptions, model_option, url_option
 
 if TYPE_CHECKING:
-    from ..evaluation.endpoints import ExecutiveEndpoint
+    from ..evaluation.harness.endpoints import ExecutiveEndpoint
 
 _EXECUTIVE = "The large model that reasons"
 
@@ -23,6 +23,6 @@ class ExecutiveOptions(LargeModelOptions):
     executive_model: Annotated[str | None, model_option("executive", _EXECUTIVE)] = None
 
     def _kind(self) -> type[ExecutiveEndpoint]:
-        from ..evaluation.endpoints import ExecutiveEndpoint
+        from ..evaluation.harness.endpoints import ExecutiveEndpoint
 
         return ExecutiveEndpoint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from .large_model import LargeModelOptions, model_option, url_option
 
 if TYPE_CHECKING:
-    from ..evaluation.endpoints import JudgeEndpoint
+    from ..evaluation.harness.endpoints import JudgeEndpoint
 
 _JUDGE = "The judge"
 
@@ -23,6 +23,6 @@ class JudgeOptions(LargeModelOptions):
     judge_model: Annotated[str | None, model_option("judge", _JUDGE)] = None
 
     def _kind(self) -> type[JudgeEndpoint]:
-        from ..evaluation.endpoints import JudgeEndpoint
+        from ..evaluation.harness.endpoints import JudgeEndpoint
 
         return JudgeEndpoint

@@ -10,7 +10,7 @@ import typer
 from .options import named_if_unusable
 
 if TYPE_CHECKING:
-    from ..evaluation.endpoints import Endpoint
+    from ..evaluation.harness.endpoints import Endpoint
     from ..serving.openai_compatible import OpenAIBackend
 
 

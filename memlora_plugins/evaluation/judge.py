@@ -19,8 +19,8 @@ from ..experts.schema import strict_object
 from ..experts.wording import one_line
 from ..serving.base import Request
 from ..types import Usage
+from .harness.scratch import together
 from .judge_reply import read
-from .scratch import together
 
 if TYPE_CHECKING:
     from ..serving.base import Backend

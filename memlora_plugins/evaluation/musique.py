@@ -21,12 +21,12 @@ from ..errors import DatasetError, InvalidInputError
 from ..memo.documents import Document, write_documents
 from ..memo.reflections import HeldOutQuestion, write_rows
 from ..rows import read_listed
-from .evidence import evidence_recall
+from .evidence.recall import evidence_recall
 from .report import Table
 from .retrieval import Search
 
 if TYPE_CHECKING:
-    from .reading import Asked
+    from .memo_qa.reading import Asked
 
 CORPUS_FILE, QUESTIONS_FILE = "corpus.jsonl", "questions.jsonl"
 KS = (5, 9)

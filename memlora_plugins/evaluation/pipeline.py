@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import InvalidInputError
 from ..files import write_whole
+from .harness.scratch import scratch_memory, together
+from .harness.steps import FailureCount, Progress, Steps, ask, happened, remember, tallied
+from .harness.usage import CountedBackend, ExpertUsage
 from .metrics import Metric, metric_name, token_f1
-from .scratch import scratch_memory, together
-from .steps import FailureCount, Progress, Steps, ask, happened, remember, tallied
-from .usage import CountedBackend, ExpertUsage
 
 if TYPE_CHECKING:
     from ..embedding import Embedder

@@ -11,9 +11,9 @@ from ..files import write_whole
 from .locomo import CATEGORIES
 
 if TYPE_CHECKING:
+    from .harness.usage import ExpertUsage
     from .pipeline import PipelineSummary
     from .statistics import Interval
-    from .usage import ExpertUsage
 
 
 @dataclass(frozen=True, slots=True)

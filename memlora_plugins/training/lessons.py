@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EmbeddingError, InvalidInputError
-from ..evaluation.scratch import scratch_memory, together
+from ..evaluation.harness.scratch import scratch_memory, together
 from ..experts import generation
 from ..serving.base import Expert, PromptStyle
 from ..types import clean_text

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from ..errors import BackendError, BackendRequestError, BackendUnavailableError, DatasetError, PromptTooLongError
-from ..evaluation.usage import ExpertUsage
+from ..evaluation.harness.usage import ExpertUsage
 from ..serving.base import Completion, Request
 from .calls import Call, CallLog, call_key
 from .turns import Turns

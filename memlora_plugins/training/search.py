@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic import ValidationError
 
 from ..errors import AdapterError, DatasetError, TrainingError
-from ..evaluation.candidates import ANSWERING, REMEMBERING
+from ..evaluation.harness.candidates import ANSWERING, REMEMBERING
 from ..evaluation.metrics import Metric, metric_name, token_f1
 from ..evaluation.pipeline import Opener, evaluate
 from ..files import write_whole

@@ -13,10 +13,11 @@ import pytest
 from timed import report
 
 from memlora_plugins.embedding import SentenceTransformerEmbedder
-from memlora_plugins.evaluation import locomo, rankings
-from memlora_plugins.evaluation.cached_embedder import CachedEmbedder
+from memlora_plugins.evaluation import locomo
 from memlora_plugins.evaluation.conversations import Conversation, chosen, load_conversations
-from memlora_plugins.evaluation.places import edge
+from memlora_plugins.evaluation.evidence import rankings
+from memlora_plugins.evaluation.evidence.cached_embedder import CachedEmbedder
+from memlora_plugins.evaluation.evidence.places import edge
 from memlora_plugins.store.ranking import DEFAULT, Ranking
 
 pytestmark = [

@@ -138,7 +138,7 @@ def test_figures_of_another_engine_are_kept_apart(
 ) -> None:
     given = [*words, "--runs", "1", "--base-url", server.base_url, "--served-name", server.model, "--concurrency", "1"]
     memlora(*given, "--base", "far")
-    monkeypatch.setattr("memlora_plugins.evaluation.students.server_version", lambda *_: "vLLM 99")
+    monkeypatch.setattr("memlora_plugins.evaluation.efficiency.students.server_version", lambda *_: "vLLM 99")
     asked = len(server.requests)
     assert "another engine, vLLM" in memlora(*given, "--base", "other", code=1).stderr
     assert len(server.requests) == asked

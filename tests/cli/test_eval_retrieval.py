@@ -160,7 +160,7 @@ def test_a_server_that_is_not_there(memlora: Memlora, locomo: Callable[..., Path
 def test_without_matplotlib_the_report_says_so(
     memlora: Memlora, locomo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memlora_plugins.evaluation.retrieval_report.find_spec", lambda name: None)
+    monkeypatch.setattr("memlora_plugins.evaluation.evidence.recall.report.find_spec", lambda name: None)
     memlora("eval", "retrieval", str(locomo()), "--out", "out")
     assert "No figure: install matplotlib" in (tmp_path / "out" / "report.md").read_text()
     assert not (tmp_path / "out" / "retrieval.png").exists()

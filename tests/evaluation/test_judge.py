@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from memlora_plugins.errors import BackendUnavailableError, DatasetError, InvalidInputError, ReplyError
 from memlora_plugins.evaluation import judge as judging
+from memlora_plugins.evaluation.harness.usage import CountedBackend
 from memlora_plugins.evaluation.judge import Judge, JudgedItem, Verdict, summary
 from memlora_plugins.evaluation.judge_reply import read
-from memlora_plugins.evaluation.usage import CountedBackend
 from memlora_plugins.serving.openai_compatible import OpenAIBackend
 from memlora_plugins.training.journal import Journal
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from memlora_plugins.evaluation import plots
+from memlora_plugins.evaluation.harness.usage import ExpertUsage
 from memlora_plugins.evaluation.pipeline import CategoryScore, FailureCount, PipelineSummary
 from memlora_plugins.evaluation.report import Table, change, keep_private, pipeline_tables, told
 from memlora_plugins.evaluation.statistics import Interval
-from memlora_plugins.evaluation.usage import ExpertUsage
 
 
 def summary(score: float, **changed: object) -> PipelineSummary:

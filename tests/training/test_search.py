@@ -18,9 +18,9 @@ from tiny_model import TinyModel
 from memlora_plugins import AdapterError, BackendUnavailableError, Message
 from memlora_plugins.errors import DatasetError, InvalidInputError, MissingDependencyError, TrainingError
 from memlora_plugins.evaluation.conversations import Conversation, Question
+from memlora_plugins.evaluation.harness.usage import ExpertUsage
 from memlora_plugins.evaluation.metrics import Metric, exact_match, metric_name
 from memlora_plugins.evaluation.pipeline import CategoryScore, FailureCount, PipelineResult, ScoredAnswer
-from memlora_plugins.evaluation.usage import ExpertUsage
 from memlora_plugins.training import search as module
 from memlora_plugins.training import search_report
 from memlora_plugins.training.dataset import ChatLine, Sample

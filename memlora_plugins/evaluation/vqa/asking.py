@@ -14,7 +14,7 @@ from ...serving.base import Completion, Request
 from ...training.calls import Call, CallLog
 from ...training.recorded import RecordedModel
 from ...types import ImagePart
-from ..steps import FailureCount
+from ..harness.steps import FailureCount
 from .images import part
 
 Problem = Literal["unreadable", "failed"]

@@ -21,8 +21,8 @@ from ...files import write_whole
 from ...serving.base import PromptStyle, Request
 from ...training.recorded import RecordedModel, RecordedUsage
 from ...types import ImagePart
-from ..scratch import together
-from ..steps import FailureCount, tallied
+from ..harness.scratch import together
+from ..harness.steps import FailureCount, tallied
 from . import questions as rules
 from .asking import ImageCallLog, Pictures, Seen, no_reply, see
 from .images import MAX_SIDE, Images, Picture, check_packages

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from ...files import write_whole
 from ...training.recorded import RecordedUsage
 from .. import plots
+from ..harness.steps import FailureCount
 from ..report import Table
 from ..statistics import Interval
-from ..steps import FailureCount
 from .asking import Problem
 from .images import Skipped
 from .questions import QuestionType, Reason

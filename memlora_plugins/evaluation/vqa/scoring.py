@@ -16,9 +16,9 @@ from ...files import write_whole
 from ...serving.base import ChatMessage, PromptStyle
 from ...training.recorded import RecordedModel
 from ...types import Usage
-from ..scratch import together
+from ..harness.scratch import together
+from ..harness.steps import FailureCount, Steps, tallied
 from ..statistics import bootstrap
-from ..steps import FailureCount, Steps, tallied
 from .asking import ImageCallLog, Pictures, see
 from .images import MAX_SIDE, check_packages
 from .questions import VqaQuestion

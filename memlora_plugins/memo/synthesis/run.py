@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DatasetError, InvalidInputError
-from ...evaluation.scratch import together
+from ...evaluation.harness.scratch import together
 from ...files import write_whole
 from ...training.calls import CallLog
 from ...training.recorded import RecordedModel, RecordedUsage

@@ -1,0 +1,61 @@
+"""A measurement described by a TOML file: read with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import tomllib
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
+
+from ...errors import SettingsError
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def read_config(file: str | PathLike[str], kind: type[Config]) -> Config:
+    """What `file` says, as a model of this `kind`. Its `BesidePath` and `BesideName` count from the file's folder.
+
+    Raises:
+        SettingsError: the file cannot be read, is no TOML, or says something that cannot be; it names the key.
+    """
+    path = Path(file)
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    try:
+        return kind.model_validate(said, context={"folder": path.parent})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{_key(found['loc'])}: {found['msg'].removeprefix('Value error, ').removesuffix('.')}"
+            for found in error.errors(include_input=False, include_url=False)
+        )
+        raise SettingsError(f"{path}: {problems}.") from None  # the cause would repeat what was given, keys included
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """`memory[2].folder`, counted from 1; what is about the whole file has no key."""
+    key = ""
+    for part in loc:
+        key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else part
+    return key or "the file"
+
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    path = path.expanduser()
+    return info.context["folder"] / path if info.context else path
+
+
+def _beside_if_there(name: str, info: ValidationInfo) -> str:
+    there = _beside(Path(name), info)
+    return str(there) if there.is_dir() else name
+
+
+BesidePath = Annotated[Path, AfterValidator(_beside)]
+"""A path; in a file, it counts from that file's folder."""
+BesideName = Annotated[str, AfterValidator(_beside_if_there)]
+"""A model by name, or by a folder as `BesidePath` has it."""
