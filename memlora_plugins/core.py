@@ -378,10 +378,12 @@ def build_store(settings: Settings) -> FactStore:
         from .store.qdrant import QdrantFactStore
 
         key = settings.qdrant_api_key.get_secret_value() if settings.qdrant_api_key else None
-        return QdrantFactStore(url=settings.qdrant_url, api_key=key, collection=settings.collection)
+        return QdrantFactStore(
+            url=settings.qdrant_url, api_key=key, collection=settings.collection, ranking=settings.ranking
+        )
     from .store.edge import EdgeFactStore
 
-    return EdgeFactStore(settings.path)
+    return EdgeFactStore(settings.path, ranking=settings.ranking)
 
 
 def build_embedder(settings: Settings) -> Embedder:

@@ -56,7 +56,10 @@ class Memory:
 
         Without arguments: an embedded store in `./.memlora`, MiniLM in process, and nano, the small model of this
         package, where its weights are there; without a model turns are kept and searched but not distilled. See
-        `Settings` for every argument and its default. A folder that is already open in this process is shared.
+        `Settings` for every argument and its default. A folder that is already open in this process is shared; each
+        memory searches it with its own `ranking`, and takes that along when it is pickled:
+
+            Memory.open(ranking=Ranking(named=0.4))  # favour those whom the question names more
 
         Raises:
             SettingsError: an unusable argument. StoreLockedError: another process holds the folder.

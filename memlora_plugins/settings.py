@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -17,6 +17,7 @@ from pydantic_settings import SettingsError as UnreadableEnvironment
 from . import nano
 from .addresses import checked_address
 from .errors import SettingsError
+from .store.ranking import DEFAULT, Ranking, as_ranking
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -36,8 +37,8 @@ class _Environment(EnvSettingsSource):
 class Settings(BaseSettings):
     """Every knob, with its default.
 
-    Each field can be set as an environment variable: `MEMLORA_BASE_URL`, `MEMLORA_MODEL`, … (`MEMLORA_ADAPTERS` as a
-    JSON object). Secrets are best set there; they are never printed, logged or serialized.
+    Each field can be set as an environment variable: `MEMLORA_BASE_URL`, `MEMLORA_MODEL`, … (`MEMLORA_ADAPTERS` and
+    `MEMLORA_RANKING` as JSON objects). Secrets are best set there; they are never printed, logged or serialized.
 
     Raises:
         pydantic.ValidationError: a value of the wrong type or range (`Memory.open` turns it into `SettingsError`).
@@ -52,6 +53,10 @@ class Settings(BaseSettings):
     qdrant_api_key: SecretStr | None = None
     collection: str = "memlora"
     """Name of the collection on a Qdrant server."""
+    ranking: Annotated[Ranking, BeforeValidator(as_ranking)] = DEFAULT
+    """How what is found is ranked: a `Ranking`, or a table of its fields. It is about searching only: what is stored is
+    the same, and memories of one folder or collection may each have their own. A store that is passed ready-made has
+    its own, too."""
 
     base_url: str | None = None
     """The model server, e.g. `http://127.0.0.1:8000`. Without it, the model runs in process."""
@@ -161,10 +166,10 @@ def load_settings(**explicit: Any) -> Settings:
     except ValidationError as error:
         problems = "; ".join(_problem(found) for found in error.errors(include_input=False, include_url=False))
         raise SettingsError(f"Unusable settings. {problems}.") from None
-    except UnreadableEnvironment:  # adapters are the one setting that is JSON there
-        raise SettingsError(
-            """Unusable settings. MEMLORA_ADAPTERS is not JSON; write {"extraction": "FOLDER", "update": "FOLDER"}."""
-        ) from None
+    except UnreadableEnvironment as error:  # adapters and ranking are the settings that are JSON there
+        name = "ranking" if "ranking" in str(error) else "adapters"
+        example = '{"named": 0.4}' if name == "ranking" else '{"extraction": "FOLDER", "update": "FOLDER"}'
+        raise SettingsError(f"Unusable settings. MEMLORA_{name.upper()} is not JSON; write {example}.") from None
 
 
 def _problem(found: ErrorDetails) -> str:

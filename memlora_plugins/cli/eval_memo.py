@@ -31,9 +31,10 @@ def memo(
 ) -> None:
     """Answer questions by MeMo, from retrieved documents, from the evidence alone, without any; have it judged.
 
-    CONFIG names the questions and their corpus (a MuSiQue file, or any JSONL of questions beside documents), the
-    Executives, the judge, the Memory models with their protocols, and the noise levels of the corpus. Keys are read
-    from MEMLORA_EXECUTIVE_API_KEY, MEMLORA_JUDGE_API_KEY and MEMLORA_API_KEY, or from the variables it names.
+    CONFIG names the questions and their corpus (a MuSiQue file, or any JSONL of questions beside documents), Executives
+    as [[executive]], a [judge], Memory models with their protocols and budgets as [[memory]], and the noise levels of
+    the corpus; examples/memo/evaluation.toml is one. Keys are read from MEMLORA_EXECUTIVE_API_KEY,
+    MEMLORA_JUDGE_API_KEY and MEMLORA_API_KEY, or from the variables it names.
 
     Answers and verdicts are kept as they come: run the same again after an interruption, or with more models in CONFIG,
     and nothing is asked for twice. Writes report.md, results.json, answers.jsonl and a figure;
@@ -96,6 +97,7 @@ def _searches(
     used = build_embedder(load_settings(adapters={}, embedder=config.embedder, embedder_url=config.embedder_url))
     opened.callback(used.close)
     cached = CachedEmbedder(used, out)
+    opened.callback(cached.close)
     cached.embed([question.text for question in material.questions])  # all at once; threads ask for them later
     return searches(config, material, cached, progress=_telling(bar)), used.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,8 @@ def musique(
 ) -> None:
     """Make a corpus with groups and questions of MuSiQue; compare BM25, dense retrieval and MeMo.
 
-    Retrieval needs no model but the embedder. Where a large model is given, it answers the questions from what was
+    Retrieval needs no model but the embedder, whose vectors are kept in the folder: `memlora eval retrieval` finds them
+    there. Where a large model is given, it answers the questions from what was
     found, and where a Memory model is given, with its help. Answers are kept as they come: run the same again after an
     interruption, and none is asked for twice. A key of the Memory model's server is read from MEMLORA_API_KEY.
 
@@ -62,6 +64,8 @@ def musique(
     """
     from ..core import build_embedder
     from ..evaluation import musique as benchmark
+    from ..evaluation.evidence.cached_embedder import CachedEmbedder
+    from ..evaluation.evidence.recall import alone, measure
     from ..evaluation.memo_qa import answering as memo_qa
     from ..evaluation.memo_qa import report as memo_report
     from ..evaluation.memo_qa import scores as memo_scores
@@ -79,16 +83,21 @@ def musique(
     needed = _needed(executive.named, memory, written[0])
     used = build_embedder(load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url))
     answers: list[GivenAnswer] = []
-    try:
+    with ExitStack() as opened:
+        opened.callback(used.close)
+        remembering = CachedEmbedder(used, out)
+        opened.callback(remembering.close)
         with progress() as bar:
             task = bar.add_task("", total=None)
 
             def tell(what: str, done: int, total: int) -> None:
                 bar.update(task, description=what, completed=done, total=total)
 
-            dense = DenseSearch(data.documents, used, progress=lambda done, of: tell("embedding", done, of))
+            dense = DenseSearch(data.documents, remembering, progress=lambda done, of: tell("embedding", done, of))
             searches: dict[str, Search] = {"BM25": Bm25Search(data.documents), "dense": dense}
-            found = benchmark.measure(data.questions, searches)
+            remembering.embed([question.text for question in data.questions])  # together: quicker than one by one
+            measured = {name: measure(data.questions, alone(of), ks=benchmark.KS) for name, of in searches.items()}
+            found = benchmark.retrieval_scores(measured)
             if config is not None:
                 with Journal(out / "answering.jsonl") as journal:
                     answers = asyncio.run(
@@ -102,8 +111,6 @@ def musique(
                         )
                     )
                 memo_report.write_answers(out / memo_report.ANSWERS_FILE, answers)
-    finally:
-        used.close()
     scores = memo_scores.summaries(answers)
     evidence = {id for question in data.questions for id in question.evidence}
     if json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -107,18 +107,23 @@ def candidate(
         raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
+def base_option(envvar: str | None = None) -> Any:
+    """The option for the field `base: str | None`."""
+    told = "The base model: nano, a folder, or with --base-url the name it is served under."
+    return typer.Option(envvar=envvar, help=told, rich_help_panel=_STUDENT)
+
+
+def base_url_option(envvar: str | None = None) -> Any:
+    """The option for the field `base_url: str | None`."""
+    return typer.Option(envvar=envvar, help="A model server that has it.", rich_help_panel=_STUDENT)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentOptions:
     """The one model that is measured."""
 
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="The base model: nano, a folder, or with --base-url the name it is served under.",
-            rich_help_panel=_STUDENT,
-        ),
-    ] = None
-    base_url: Annotated[str | None, typer.Option(help="A model server that has it.", rich_help_panel=_STUDENT)] = None
+    base: Annotated[str | None, base_option()] = None
+    base_url: Annotated[str | None, base_url_option()] = None
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -169,20 +174,31 @@ def print_tables(tables: Sequence[Table]) -> None:
         out.print()
 
 
+def options_given(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Those of these parameters that stand on the command line, as the options that they are there."""
+    options = {str(parameter.name): parameter.opts[0] for parameter in context.command.params}
+    return [options[name] for name in names if _on_command_line(context, name)]
+
+
 def repeated(context: typer.Context) -> str:
     """The command line that this command was called with, for a report: paths by their names only, also those of
     `NAME=PATH`, addresses without user, password and query, and nothing that came from the environment.
     """
     words = ["memlora", *context.command_path.split()[1:]]
     for parameter in context.command.params:
-        source, value = context.get_parameter_source(str(parameter.name)), context.params.get(str(parameter.name))
-        if source is None or source.name != "COMMANDLINE":
+        value = context.params.get(str(parameter.name))
+        if not _on_command_line(context, str(parameter.name)):
             continue
         names = parameter.secondary_opts if value is False else parameter.opts
         option = [] if parameter.param_type_name == "argument" else [names[0]]
         for one in value if isinstance(value, list | tuple) else [value]:
             words += option if isinstance(one, bool) else [*option, _named(one)]
     return shlex.join(words)
+
+
+def _on_command_line(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _named(value: object) -> str:

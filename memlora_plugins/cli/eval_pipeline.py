@@ -3,58 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .eval_options import Api, Concurrency, Embedder, EmbedderUrl, Measure, Metric, candidate, print_tables
+from .eval_options import (
+    Concurrency,
+    Embedder,
+    EmbedderUrl,
+    Measure,
+    Metric,
+    StagedStudentOptions,
+    base_option,
+    base_url_option,
+    print_tables,
+)
 from .options import Json, command
 from .output import print_json, progress
 
 if TYPE_CHECKING:
     from ..evaluation.pipeline import Adapters
 
-_MODEL = "The model"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentOfEnvironment(StagedStudentOptions):
+    """The one model that is measured; unless it is named, the environment's."""
+
+    base: Annotated[str | None, base_option("MEMLORA_MODEL")] = None
+    base_url: Annotated[str | None, base_url_option("MEMLORA_BASE_URL")] = None
 
 
 @command
 def pipeline(
     *,
-    base: Annotated[
-        str,
-        typer.Option(
-            envvar="MEMLORA_MODEL",
-            help="The base model: nano, a folder, or with --base-url the name it is served under.",
-            rich_help_panel=_MODEL,
-        ),
-    ],
+    student: StudentOfEnvironment,
     data: Annotated[Path, typer.Option(help="Conversations with questions: a LoCoMo file, or chat as JSONL.")],
     conversation: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Only this one. Repeatable.", show_default="all")
-    ] = None,
-    adapter: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="EXPERT=PATH",
-            help="A LoRA expert: extraction=PATH, update=PATH, generation=PATH. Repeatable.",
-            show_default="nano's own for nano",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    shared: Annotated[
-        Path | None,
-        typer.Option(help="One adapter that serves every stage, measured beside them.", rich_help_panel=_MODEL),
     ] = None,
     ablation: Annotated[
         bool,
         typer.Option("--ablation", help="Measure the base alone, then with one expert after the other added."),
     ] = False,
-    base_url: Annotated[
-        str | None,
-        typer.Option(envvar="MEMLORA_BASE_URL", help="A model server, instead of in process.", rich_help_panel=_MODEL),
-    ] = None,
-    api: Annotated[Api, typer.Option(help="What speaks there.", rich_help_panel=_MODEL)] = Api.vllm,
     embedder: Embedder = None,
     embedder_url: EmbedderUrl = None,
     metric: Metric = Measure.token_f1,
@@ -73,12 +65,12 @@ def pipeline(
     from ..evaluation.report import pipeline_tables
     from ..settings import load_settings
 
-    student = candidate(base, base_url, api, adapter, shared)
+    measured = student.candidate()
     talks = load_conversations(data)
     talks = talks if conversation is None else chosen(talks, conversation)
-    every = pipelines.stages(student.experts, student.shared)
-    label = ", ".join(student.experts) or "base"
-    rows: Mapping[str, Adapters] = every if ablation else {label: student.experts} | _only(every, SHARED)
+    every = pipelines.stages(measured.experts, measured.shared)
+    label = ", ".join(measured.experts) or "base"
+    rows: Mapping[str, Adapters] = every if ablation else {label: measured.experts} | _only(every, SHARED)
     used = build_embedder(load_settings(adapters={}, embedder=embedder, embedder_url=embedder_url))
     try:
         with progress() as bar:
@@ -90,10 +82,10 @@ def pipeline(
             results = pipelines.ablation(
                 talks,
                 rows,
-                student.backend,
+                measured.backend,
                 used,
                 metric=METRICS[metric.value],
-                settings=student.settings,
+                settings=measured.settings,
                 concurrency=concurrency,
                 progress=show,
                 on_row=lambda row: bar.update(task, description=row, completed=0, total=None),

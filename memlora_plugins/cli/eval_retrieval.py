@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,8 @@ def retrieval(
         typer.Option(metavar="ID", help="Only this one. Repeatable.", show_default="all", rich_help_panel=_WHAT),
     ] = None,
     split: Annotated[
-        Split | None, typer.Option(help="Only those of this part of LoCoMo.", rich_help_panel=_WHAT)
+        list[Split] | None,
+        typer.Option(help="Only those of this part of LoCoMo. Repeatable.", show_default="all", rich_help_panel=_WHAT),
     ] = None,
     facts: Annotated[
         Facts, typer.Option(help="The facts to keep: those written in the file, or none.", rich_help_panel=_WHAT)
@@ -91,7 +93,7 @@ def retrieval(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Rankings to compare: TOML, [[setting]] with name, units and ranking.",
+            help="Rankings to compare: TOML, [[setting]] with name, units, ranking, without and fact_share.",
             show_default="each signal alone, and together",
             rich_help_panel=_WHAT,
         ),
@@ -154,8 +156,10 @@ def retrieval(
     talks: list[Conversation] = []
     kept: dict[str, int] = {}
     used = build_embedder(configured)
-    try:
+    with ExitStack() as opened:
+        opened.callback(used.close)
         remembering = CachedEmbedder(used, out)
+        opened.callback(remembering.close)
         with progress() as bar:
             task = bar.add_task("questions", total=None)
 
@@ -169,19 +173,19 @@ def retrieval(
             else:
                 talks = load_conversations(file)
                 if conversation or split:
-                    talks = chosen(talks, [*(conversation or ()), *(locomo.SPLITS[split.value] if split else ())])
+                    parts = (id for name in split or () for id in locomo.SPLITS[name.value])
+                    talks = chosen(talks, [*(conversation or ()), *parts])
                 units = _units(talks, facts, unit)
                 kept["turns"] = sum(len(talk.messages) for talk in talks) if set(units) != {"facts"} else 0
                 kept["facts"] = sum(len(talk.facts) for talk in talks) if set(units) != {"turns"} else 0
                 measured = rankings.measure_conversations(
                     talks, settings, units, remembering, place, ks=ks, progress=show
                 )
-    finally:
-        used.close()
     run = RetrievalRun(
         command=repeated(context),
         data=file.name,
         data_sha256=sha256(file.read_bytes()).hexdigest(),
+        splits=tuple(dict.fromkeys(name.value for name in split or ())),
         conversations=tuple(talk.id for talk in talks),
         kept={what: count for what, count in kept.items() if count},
         store=kept_in,

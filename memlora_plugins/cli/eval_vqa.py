@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,16 +14,15 @@ from .endpoint import Endpoint, Structure
 from .eval_options import Api, Concurrency, print_tables, repeated
 from .options import Json, Model, adapters, command, named_if_unusable
 from .output import complain, console, print_json, progress
+from .validator import ValidatorOptions
 
 if TYPE_CHECKING:
     from ..evaluation.report import Table
     from ..serving.base import Backend
-    from ..serving.openai_compatible import OpenAIBackend
     from ..settings import Settings
 
 app = typer.Typer(help="Questions about images, answered with one word.", no_args_is_help=True)
 
-_VALIDATOR = "The small model that says what is hard"
 _QUESTIONS = "The questions"
 
 
@@ -53,38 +50,6 @@ class Way(StrEnum):
 MaxSide = Annotated[
     int | None, typer.Option(min=32, help="Longest side an image is sent with, in pixels.", show_default="1536")
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValidatorOptions:
-    """Where it is."""
-
-    validator_url: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MEMLORA_VALIDATOR_URL",
-            help="Its OpenAI-compatible endpoint; its key is read from MEMLORA_VALIDATOR_API_KEY.",
-            rich_help_panel=_VALIDATOR,
-        ),
-    ] = None
-    validator_model: Annotated[
-        str | None, typer.Option(envvar="MEMLORA_VALIDATOR_MODEL", help="Its name there.", rich_help_panel=_VALIDATOR)
-    ] = None
-
-    def backend(self, structure: Structure) -> OpenAIBackend | None:
-        """The endpoint, which is the caller's to close; None where none is named.
-
-        Raises:
-            BadParameter: only one of address and name was given. SettingsError: the address cannot be used.
-        """
-        from ..serving.openai_compatible import OpenAIBackend
-
-        if (self.validator_url is None) != (self.validator_model is None):
-            raise typer.BadParameter("--validator-url and --validator-model belong together; give both")
-        if self.validator_url is None or self.validator_model is None:
-            return None
-        key = os.environ.get("MEMLORA_VALIDATOR_API_KEY")
-        return OpenAIBackend(self.validator_url, self.validator_model, api_key=key, structured_output=structure.value)
 
 
 @app.command()
@@ -160,7 +125,8 @@ def make(
     settings = endpoint.settings()
     found = vqa.find_images(images, split_by_folder=split_by_folder)
     told = None if captions is None else read_captions(captions)
-    checking = validator.backend(endpoint.structured_output)
+    structure = endpoint.structured_output.value
+    checking = validator.backend(structured_output=structure) if validator.named else None
     maker = endpoint.backend(settings)
     if maker is None:
         raise BackendNotConfiguredError("No maker is named: pass --base-url and --model of a vision model.")

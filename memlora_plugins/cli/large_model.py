@@ -1,4 +1,4 @@
-"""Options that name one large model by its address and its name there: what the judge and the Executive share."""
+"""Options that name one model by its address and its name there: what judge, Executive and validator share."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ class LargeModelOptions:
             raise typer.BadParameter(f"--{self.who}-url and --{self.who}-model belong together; give both")
         return url is not None
 
-    def endpoint(self) -> Endpoint:
-        """It, as a configuration has it; only where one is `named`.
+    def endpoint(self, **more: Any) -> Endpoint:
+        """It, as a configuration has it, with `more` of what that may say; only where one is `named`.
 
         Raises:
             SettingsError: the address or the name is blank.
         """
         url, model = self._given
         with named_if_unusable():
-            return self._kind()(base_url=url or "", model=model or "")
+            return self._kind()(base_url=url or "", model=model or "", **more)
 
-    def backend(self) -> OpenAIBackend:
-        """Its backend, which is the caller's to close; only where one is `named`.
+    def backend(self, **more: Any) -> OpenAIBackend:
+        """Its backend, which is the caller's to close; else as `endpoint`.
 
         Raises:
             SettingsError: the address cannot be used.
         """
-        return self.endpoint().backend()
+        return self.endpoint(**more).backend()
 
     def _kind(self) -> Callable[..., Endpoint]:
         raise NotImplementedError

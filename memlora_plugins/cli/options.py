@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -135,7 +136,7 @@ def command(
     for name, parameter in inspect.signature(function).parameters.items():
         hint = hints[name]
         if not (isinstance(hint, type) and is_dataclass(hint)):
-            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            parameters.append(parameter.replace(annotation=_showing(hint), kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         groups[name] = hint
         unfolded = get_type_hints(hint, include_extras=True)
@@ -159,19 +160,28 @@ def command(
             complain(f"error: {error}")
             raise typer.Exit(1) from error
 
+    run.__doc__ = _literal(function.__doc__)
     run.__dict__["__signature__"] = inspect.Signature(parameters)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
-def _showing(hint: Any, default: str | None) -> Any:
-    """The annotation of an option, with `default` in its help."""
-    if default is None:
+def _showing(hint: Any, default: str | None = None) -> Any:
+    """The annotation of an option, with its help as it is to be read and, if given, `default` in it."""
+    if get_origin(hint) is not Annotated:
         return hint
     kind, option = get_args(hint)
     option = copy(option)
-    option.show_default = default
+    option.help = _literal(option.help)
+    if default is not None:
+        option.show_default = default
     return Annotated[kind, option]
+
+
+def _literal(text: str | None) -> str | None:
+    """`text` for typer's help, which takes what stands in brackets for markup (`rich.markup.escape`, which is slow to
+    import)."""
+    return text and re.sub(r"\[(?=[a-z#/@][^\[]*?\])", r"\\[", text)
 
 
 def adapters(given: list[str] | None) -> dict[str, str] | None:

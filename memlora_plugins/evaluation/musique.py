@@ -21,11 +21,11 @@ from ..errors import DatasetError, InvalidInputError
 from ..memo.documents import Document, write_documents
 from ..memo.reflections import HeldOutQuestion, write_rows
 from ..rows import read_listed
-from .evidence.recall import evidence_recall
 from .report import Table
 from .retrieval import Search
 
 if TYPE_CHECKING:
+    from .evidence.recall import Recall
     from .memo_qa.reading import Asked
 
 CORPUS_FILE, QUESTIONS_FILE = "corpus.jsonl", "questions.jsonl"
@@ -46,6 +46,11 @@ class Question:
     hops: int
     evidence: tuple[str, ...]
     negatives: tuple[str, ...] = ()
+
+    @property
+    def category(self) -> int:
+        """What retrieval is counted by."""
+        return self.hops
 
     @property
     def kind(self) -> str:
@@ -133,34 +138,20 @@ class RetrievalScore(BaseModel):
     complete_by_hops: dict[int, float]
 
 
-def measure(
-    questions: Sequence[Question], searches: Mapping[str, Search], *, ks: Sequence[int] = KS
-) -> list[RetrievalScore]:
-    """Ask every question of every search, by name.
-
-    Raises:
-        EmbeddingError: an embedder failed.
-    """
-    scores = []
-    for name, search in searches.items():
-        found = [[(id,) for id in search(question.text, max(ks))] for question in questions]
-        for k in ks:
-            shares = [
-                (question.hops, evidence_recall(ids, question.evidence, k))
-                for question, ids in zip(questions, found, strict=True)
-            ]
-            whole = [(hops, float(share == 1.0)) for hops, share in shares]
-            scores.append(
-                RetrievalScore(
-                    search=name,
-                    k=k,
-                    evidence=_mean(share for _, share in shares),
-                    complete=_mean(share for _, share in whole),
-                    evidence_by_hops=by_hops(shares),
-                    complete_by_hops=by_hops(whole),
-                )
-            )
-    return scores
+def retrieval_scores(found: Mapping[str, Recall]) -> list[RetrievalScore]:
+    """What each search found (`recall.measure`), by its name and the number of documents."""
+    return [
+        RetrievalScore(
+            search=name,
+            k=k,
+            evidence=score.recall[k].mean,
+            complete=score.complete[k].mean,
+            evidence_by_hops={hops: mean.recall[k].mean for hops, mean in score.by_category.items()},
+            complete_by_hops={hops: mean.complete[k].mean for hops, mean in score.by_category.items()},
+        )
+        for name, score in found.items()
+        for k in score.recall
+    ]
 
 
 def evidence_search(questions: Iterable[Asked]) -> Search:
@@ -189,19 +180,6 @@ def retrieval_tables(scores: Sequence[RetrievalScore]) -> list[Table]:
         Table("Share of the evidence among the best documents", columns, rows("evidence")),
         Table("Share of the questions with all their evidence there", columns, rows("complete")),
     ]
-
-
-def by_hops(values: Iterable[tuple[int, float]]) -> dict[int, float]:
-    """The mean of each number of hops."""
-    groups: defaultdict[int, list[float]] = defaultdict(list)
-    for hops, value in values:
-        groups[hops].append(value)
-    return {hops: _mean(groups[hops]) for hops in sorted(groups)}
-
-
-def _mean(values: Iterable[float]) -> float:
-    several = list(values)
-    return sum(several) / len(several)
 
 
 # Reading the file ----------------------------------------------------------------------------------------------------

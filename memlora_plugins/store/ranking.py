@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from ..errors import SettingsError
@@ -115,6 +115,20 @@ def _check(name: str, value: float, least: int, *, whole: bool) -> None:
 
 DEFAULT = Ranking()
 """How a store ranks unless it is told otherwise."""
+
+
+def as_ranking(given: object) -> Ranking:
+    """A `Ranking` as it is, or one of a table of its fields, where those that are left out are the default's.
+
+    Raises:
+        SettingsError: it is neither, or a field is out of its range.
+    """
+    if isinstance(given, Ranking):
+        return given
+    known = [field.name for field in fields(Ranking)]
+    if not isinstance(given, Mapping) or not set(given) <= set(known):
+        raise SettingsError(f"A ranking is a Ranking or a table of {', '.join(known)}; got {given!r}.")
+    return Ranking(**given)
 
 
 def turn_text(turn: Turn) -> str:

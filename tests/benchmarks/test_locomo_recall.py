@@ -35,7 +35,9 @@ def conversations() -> list[Conversation]:
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CachedEmbedder]:
     model = SentenceTransformerEmbedder()
-    yield CachedEmbedder(model, tmp_path_factory.mktemp("embeddings"))
+    cached = CachedEmbedder(model, tmp_path_factory.mktemp("embeddings"))
+    yield cached
+    cached.close()
     model.close()
 
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,20 @@ def test_missing_packages_come_with_the_command_that_brings_them(
     assert found["memlora-plugins"]["state"] == "problem"
     assert found["vllm"]["state"] == "note"
     assert "nowhere" in found["vllm"]["found"]
+
+
+def test_what_is_looked_for_is_what_the_package_asks_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    def names(requirements: list[str]) -> set[str]:
+        found = {re.split(r"[^\w.-]", one)[0] for one in requirements}
+        return found - {project["name"]}
+
+    assert set(doctor._CORE) == names(project["dependencies"])
+    assert {extra: set(packages) for extra, packages in doctor._EXTRAS.items()} == {
+        extra: names(extras[extra]) for extra in extras.keys() - {"vllm", "all"}
+    }
 
 
 def test_what_is_configured_is_tried(memlora: Memlora, model_server: FakeModelServer, with_model: list[str]) -> None:

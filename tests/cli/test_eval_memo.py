@@ -139,7 +139,7 @@ def test_runs_differ_by_sampling_and_their_spread_is_told(memlora: Memlora, benc
 def test_a_run_that_was_killed_asks_for_nothing_twice(memlora: Memlora, bench: Bench) -> None:
     words = ("eval", "memo", str(bench.configure("concurrency = 1")), "--out", "out")
     bench.executive.fail(*[None] * 10, *[Fault(status=503)] * 4)
-    assert "error: " in memlora(*words, code=1).stderr
+    assert "error: The Executive 'large': " in memlora(*words, code=1).stderr
     assert not (bench.out / "report.md").exists()
     executive = bench.asked[0]
     told = json.loads(memlora(*words, "--json").stdout)
@@ -164,11 +164,16 @@ def test_without_a_judge_the_other_measures_stand(memlora: Memlora, bench: Bench
     assert "judged accuracy |" not in (bench.out / "report.md").read_text()
 
 
-def test_a_judge_that_is_away_costs_the_accuracy_and_no_answer(memlora: Memlora, bench: Bench) -> None:
+def test_a_judge_that_is_away_costs_the_accuracy_and_no_answer(
+    memlora: Memlora, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     words = ("eval", "memo", str(bench.configure("runs = 1")), "--out", "out")
     bench.judge.fail(None, *[Fault(status=503)] * 400)
     done = memlora(*words)
-    assert "not available: the judge cannot be asked (BackendUnavailableError)" in " ".join(done.stdout.split())
+    assert "not available: the judge 'strict' cannot be asked (BackendUnavailableError)" in " ".join(
+        done.stdout.split()
+    )
+    assert "The judge 'strict': " in caplog.text
     assert all(row["accuracy"] is None for row in bench.rows().values()), "never a part of the mean"
     executive = bench.asked[0]
     bench.judge._faults.clear()
@@ -216,7 +221,7 @@ def test_a_memory_model_that_is_away(memlora: Memlora, bench: Bench) -> None:
     """What the Executive knows without it is not MeMo. The baselines' answers are kept."""
     words = ("eval", "memo", str(bench.configure("runs = 1")), "--out", "out")
     bench.memory.stop()
-    assert "error: " in memlora(*words, code=1).stderr
+    assert "error: The Memory model 'rivers': No model server answers at " in memlora(*words, code=1).stderr
     readers = len(bench.executive.asked("generation"))
     with hops_models.memory_server() as again:
         bench.memory = again
@@ -250,6 +255,29 @@ def test_every_protocol_of_every_memory_model_with_every_executive(memlora: Meml
     assert "| Executive | method | noise | epoch |" in report
 
 
+def test_one_memory_model_with_budgets_of_its_own_beside_itself(memlora: Memlora, bench: Bench) -> None:
+    """With no budget for what it asks in the second stage, the Executive never learns of a river."""
+    short = bench.served().replace('"rivers"', '"rivers, short"')
+    tables = (
+        f"{bench.served()}{short}[memory.budgets]\ngrounding = 0\nentity = 0\n[memory.temperatures]\nanswer = 0.0\n"
+    )
+    words = ("eval", "memo", str(bench.configure("runs = 1\nbaselines = []", tables=tables)), "--out", "out")
+    done = memlora(*words)
+    means = {method: row["accuracy"]["mean"] for (method, _), row in bench.rows().items()}
+    assert means == {MEMO: pytest.approx(2 / 3), "MeMo rivers, short, structured": 0.0}
+    whole, own = bench.results()["memory"]
+    assert (whole["budgets"]["grounding"], own["budgets"]["grounding"], own["budgets"]["answer"]) == (1, 0, 8)
+    report = (bench.out / "report.md").read_text()
+    assert "| name | size | family | epoch | trained at | documents | budgets | temperatures |" in report
+    assert "| rivers |  |  |  | 1N | 1 | the paper's | the paper's |" in report
+    assert "| rivers, short |  |  |  | 1N | 1 | grounding 0, entity 0 | answer 0 |" in report
+    assert "MeMo's are told with the Memory models" in done.stdout
+    asked = bench.asked
+    bench.config.write_text(bench.config.read_text().replace("grounding = 0", "grounding = 2"))
+    memlora(*words)
+    assert bench.asked[0] > asked[0], "of other budgets come other answers"
+
+
 def test_a_memory_model_by_its_name_on_a_server_alone(memlora: Memlora, bench: Bench) -> None:
     tables = f'[[memory]]\nname = "rivers"\nbase_url = "{bench.memory.base_url}"\nmodel = "memory"\n'
     bench.configure("runs = 1\nbaselines = []", tables=tables)
@@ -265,6 +293,7 @@ def test_a_memory_model_by_its_name_on_a_server_alone(memlora: Memlora, bench: B
         (lambda text: text.replace("questions", "question"), "memo.toml: questions: Field required"),
         (lambda text: text.replace("musique.jsonl", "gone.jsonl"), "gone.jsonl cannot be read"),
         (lambda text: text.replace('"memory-model"', '"gone"'), "The Memory model 'rivers': "),
+        (lambda text: text.replace("http://127", "ftp://127", 1), "The Executive 'large': "),
         (lambda text: text.replace("http://127", "ftp://127", 1), "must be an http"),
         (lambda text: "[" + text, "memo.toml is not TOML"),
     ],

@@ -68,6 +68,22 @@ def test_as_json(memlora: Memlora, file: Path) -> None:
     assert (told["answers"], len(told["needed"])) == ([], 2)
 
 
+def test_vectors_are_shared_with_the_comparison_of_rankings(memlora: Memlora, file: Path, tmp_path: Path) -> None:
+    """In one folder, and both commands tell the same."""
+    first = json.loads(memlora("eval", "musique", str(file), "-o", "out", "--json").stdout)
+    [vectors] = (tmp_path / "out").glob("embeddings-*.bin")
+    size = vectors.stat().st_size
+    assert size > 0
+    second = json.loads(memlora("eval", "retrieval", str(file), "-o", "out", "--json").stdout)
+    assert vectors.stat().st_size == size, "nothing was left to embed"
+    scores = {one["setting"]: one["score"] for one in second["measured"] if one["unit"] == "paragraphs"}
+    for row in first["retrieval"]:
+        score, k = scores[row["search"]], str(row["k"])
+        assert row["evidence"] == score["recall"][k]["mean"]
+        assert row["complete"] == score["complete"][k]["mean"]
+        assert row["evidence_by_hops"] == {"2": score["by_category"]["2"]["recall"][k]["mean"]}
+
+
 def test_bm25_dense_and_memo_side_by_side(
     memlora: Memlora,
     file: Path,

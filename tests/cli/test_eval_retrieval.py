@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import hops
 import pytest
 from commands import Memlora
+
+from memlora_plugins.evaluation.evidence.rankings import read_settings
+from memlora_plugins.store.folder import Folder
+from memlora_plugins.store.ranking import Ranking
+
+ABLATION = Path(__file__).parents[1] / "benchmarks" / "rankings.toml"
 
 SAMPLE: dict[str, Any] = {
     "conversation": {
@@ -106,9 +113,53 @@ def test_without_facts_turns_are_searched(memlora: Memlora, locomo: Callable[...
 def test_a_part_of_locomo(memlora: Memlora, locomo: Callable[..., Path]) -> None:
     file = str(locomo("conv-26", "conv-42"))
     told = json.loads(memlora("eval", "retrieval", file, "--out", "out", "--split", "validation", "--json").stdout)
-    assert told["conversations"] == ["conv-26"]
+    assert (told["splits"], told["conversations"]) == (["validation"], ["conv-26"])
     refused = memlora("eval", "retrieval", file, "--out", "out", "--split", "test", code=1)
     assert "conv-30, conv-41" in refused.stderr
+
+
+def test_several_parts_of_locomo_and_a_conversation(
+    memlora: Memlora, locomo: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = str(locomo("conv-41", "conv-26", "conv-30", "conv-47"))
+    words = ["--split", "test", "--split", "validation", "--split", "test", "--conversation", "conv-47"]
+    (tmp_path / "settings.toml").write_text("[[setting]]\nname = 'default'\n")
+    words += ["--unit", "turns", "--config", "settings.toml", "--json"]
+    told = json.loads(memlora("eval", "retrieval", file, "--out", "out", *words).stdout)
+    assert told["splits"] == ["test", "validation"]
+    assert told["conversations"] == ["conv-47", "conv-30", "conv-41", "conv-26"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "; test, validation: conv-47, conv-30, conv-41, conv-26)." in report
+    assert "--split test --split validation" in report
+
+
+def test_the_ablation_of_the_benchmarks_can_be_read(
+    memlora: Memlora, locomo: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Every entry changes one thing of the default."""
+    ablation = read_settings(ABLATION)
+    for setting in ablation:
+        changed = {
+            field.name
+            for field in fields(Ranking)
+            if getattr(setting.ranking, field.name) != getattr(Ranking(), field.name)
+        }
+        assert len(changed) + len(setting.without) + (setting.fact_share is not None) == (setting != ablation[0])
+    done = memlora("eval", "retrieval", str(locomo()), "--out", "out", "--unit", "both", "--config", str(ABLATION))
+    assert ablation[-1].name in done.stdout
+    rows = table((tmp_path / "out" / "report.md").read_text(), "All questions")
+    assert [row[1] for row in rows[1:]] == [setting.name for setting in ablation]
+    assert f"--config {ABLATION.name}" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_one_folder_is_for_one_at_a_time(memlora: Memlora, locomo: Callable[..., Path], tmp_path: Path) -> None:
+    file = str(locomo())
+    memlora("eval", "retrieval", file, "--out", "out", "--unit", "turns")
+    [held] = (tmp_path / "out").glob(".embeddings-*")
+    folder = Folder(held)
+    refused = memlora("eval", "retrieval", file, "--out", "out", "--unit", "turns", code=1)
+    folder.release()
+    assert "use another folder for the results" in " ".join(refused.stderr.split())
 
 
 def test_paragraphs_of_musique(memlora: Memlora, tmp_path: Path) -> None:
@@ -160,7 +211,7 @@ def test_a_server_that_is_not_there(memlora: Memlora, locomo: Callable[..., Path
 def test_without_matplotlib_the_report_says_so(
     memlora: Memlora, locomo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("memlora_plugins.evaluation.evidence.recall.report.find_spec", lambda name: None)
+    monkeypatch.setattr("memlora_plugins.evaluation.plots.available", lambda: False)
     memlora("eval", "retrieval", str(locomo()), "--out", "out")
     assert "No figure: install matplotlib" in (tmp_path / "out" / "report.md").read_text()
     assert not (tmp_path / "out" / "retrieval.png").exists()

@@ -151,6 +151,21 @@ def test_nothing_usable_is_a_failure(memlora: Memlora, photos: Path) -> None:
     assert "0 questions about 5 images" in done.stdout
 
 
+def test_a_validator_out_of_reach_is_named(memlora: Memlora, photos: Path, maker: FakeModelServer) -> None:
+    gone = ["--validator-url", "http://127.0.0.1:9", "--validator-model", "small", "--structured-output", "none"]
+    words = ["eval", "vqa", "make", str(photos), "-o", "out", *at(maker), *gone, "--concurrency", "64"]
+    told = memlora(*words, code=1).stderr
+    assert "The validator 'small': No model server answers at http://127.0.0.1:9" in told
+
+
+def test_the_validator_is_asked_for_json_as_the_maker_is(
+    memlora: Memlora, photos: Path, maker: FakeModelServer, student: FakeModelServer
+) -> None:
+    words = ["eval", "vqa", "make", str(photos), "-o", "out", *at(maker), *at(student, "validator")]
+    memlora(*words, "--probe-images", "1", "--structured-output", "json_object")
+    assert student.requests[-1]["response_format"] == {"type": "json_object"}
+
+
 def test_an_interrupted_run_resumes(memlora: Memlora, photos: Path, maker: FakeModelServer) -> None:
     words = ["eval", "vqa", "make", str(photos), "-o", "out", *at(maker), "--concurrency", "1", "--type", "color"]
     maker.fail(None, None, Fault(status=401))

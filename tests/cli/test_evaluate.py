@@ -66,6 +66,16 @@ def test_another_model_without_adapters(memlora: Memlora, server: FakeModelServe
     assert "serves no adapters" in memlora(*words, "--api", "openai", "--shared", "x", code=2).stderr
 
 
+def test_the_model_may_be_the_environments(
+    memlora: Memlora, server: FakeModelServer, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "name the model with --base" in memlora("eval", "pipeline", "--data", str(data), code=2).stderr
+    monkeypatch.setenv("MEMLORA_MODEL", server.model)
+    monkeypatch.setenv("MEMLORA_BASE_URL", server.base_url)
+    result = json.loads(memlora("eval", "pipeline", "--data", str(data), "--json").stdout)
+    assert result["backend"] == f"vLLM at {server.base_url}, base model {server.model}, no adapters"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

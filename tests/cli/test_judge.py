@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from memlora_plugins.cli.judge import JudgeOptions
 from memlora_plugins.cli.options import command
+from memlora_plugins.serving.base import Request
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def run(*words: str) -> Result:
 def test_a_judge_is_named_by_address_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run().stdout.strip() == "none"
     given = run("--judge-url", "http://127.0.0.1:9", "--judge-model", "big")
-    assert given.stdout.strip() == "<OpenAIBackend: big at http://127.0.0.1:9>"
+    assert given.stdout.strip() == "<NamedBackend: big at http://127.0.0.1:9>"
     monkeypatch.setenv("MEMLORA_JUDGE_URL", "http://127.0.0.1:8/v1")
     monkeypatch.setenv("MEMLORA_JUDGE_MODEL", "other")
     assert "other at http://127.0.0.1:8" in run().stdout
@@ -47,6 +48,17 @@ def test_an_unusable_address_or_name_is_one_line() -> None:
         assert refused.exit_code == 1
         assert told in refused.output
         assert refused.output.count("\n") == 1
+
+
+def test_it_is_named_where_it_is_out_of_reach() -> None:
+    def ask(judge: JudgeOptions) -> None:
+        judge.backend().complete(Request("judge", [{"role": "user", "content": "Right?"}]))
+
+    app = typer.Typer()
+    app.command()(command(ask))
+    told = CliRunner().invoke(app, ["--judge-url", "http://127.0.0.1:9", "--judge-model", "big"])
+    assert told.exit_code == 1
+    assert told.output.startswith("error: The judge 'big': No model server answers at http://127.0.0.1:9 ")
 
 
 def test_its_key_goes_along_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

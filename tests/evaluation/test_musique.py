@@ -14,6 +14,7 @@ from scripted import WordEmbedder
 
 from memlora_plugins.errors import DatasetError, InvalidInputError
 from memlora_plugins.evaluation import musique
+from memlora_plugins.evaluation.evidence.recall import alone, measure
 from memlora_plugins.evaluation.retrieval import Bm25Search, DenseSearch
 from memlora_plugins.memo.corpus import Document, read_corpus
 from memlora_plugins.memo.reflections import read_held_out
@@ -174,14 +175,16 @@ def test_the_share_of_evidence_by_hops() -> None:
         musique.Question("b", "two?", ("x",), 3, ("d1", "d3", "d4")),
     ]
     found = {"one?": ["d1", "d2", "d3"], "two?": ["d1", "d2", "d3"]}
-    first, second = musique.measure(questions, {"s": lambda text, limit: found[text][:limit]}, ks=(1, 3))
+    score = measure(questions, alone(lambda text, limit: found[text][:limit]), ks=(1, 3))
+    first, second = musique.retrieval_scores({"s": score})
     assert (first.k, first.evidence, first.complete) == (1, pytest.approx((1 / 2 + 1 / 3) / 2), 0.0)
     assert (second.evidence_by_hops, second.complete_by_hops) == ({2: 1.0, 3: pytest.approx(2 / 3)}, {2: 1.0, 3: 0.0})
     share, whole = musique.retrieval_tables([first, second])
     assert share.columns == ("search", "documents", "all", "2 hops", "3 hops")
     assert share.rows[1] == ("s", "3", "0.833", "1.000", "0.667")
     assert whole.rows[1] == ("s", "3", "0.500", "1.000", "0.000")
-    [bound] = musique.measure(questions, {"s": musique.evidence_search(questions)}, ks=(9,))
+    bound_by = measure(questions, alone(musique.evidence_search(questions)), ks=(9,))
+    [bound] = musique.retrieval_scores({"s": bound_by})
     assert (bound.evidence, bound.complete) == (1.0, 1.0)
 
 
@@ -194,6 +197,7 @@ def test_the_published_file(tmp_path: Path) -> None:
     corpus = read_corpus(data.write(tmp_path)[0])
     sizes = [len(members) for members in corpus.groups.values()]
     assert (len(sizes), sum(sizes) / len(sizes), max(sizes)) == (100, 4.74, 8)  # Table 8 of the paper: mean 5.3, most 8
-    five, nine = musique.measure(data.questions, {"BM25": Bm25Search(data.documents)})
+    found = measure(data.questions, alone(Bm25Search(data.documents)), ks=musique.KS)
+    five, nine = musique.retrieval_scores({"BM25": found})
     assert 0.65 < five.evidence < nine.evidence < 0.9
     assert nine.complete_by_hops[2] > nine.complete_by_hops[3]

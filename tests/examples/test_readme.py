@@ -99,5 +99,5 @@ def test_every_make_target_named_exists() -> None:
 def test_every_variable_named_is_known() -> None:
     known = {f"MEMLORA_{name.upper()}" for name in Settings.model_fields}
     known |= {"MEMLORA_TEST_QDRANT_URL", "MEMLORA_DATA", "MEMLORA_VLLM_PYTHON"}
-    known |= {"MEMLORA_EXECUTIVE_API_KEY", "MEMLORA_JUDGE_API_KEY"}
+    known |= {"MEMLORA_EXECUTIVE_API_KEY", "MEMLORA_JUDGE_API_KEY", "MEMLORA_VALIDATOR_API_KEY"}
     assert set(re.findall(r"MEMLORA_[A-Z_]+[A-Z]", README)) <= known

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import ClosedError, StoreLockedError, StoreUnavailableError
+from ...store.folder import Folder
 from ..harness.scratch import Lent
 
 if TYPE_CHECKING:
@@ -17,10 +19,13 @@ _KEY = hashlib.sha256().digest_size
 
 class CachedEmbedder(Lent):
     """Gives the vectors of `embedder`, which is only lent, and keeps them in a file of `folder`, one for each embedder
-    by name and dimension. What was embedded before it was killed is not embedded again. For one process at a time.
+    by name and dimension. What was embedded before it was killed is not embedded again. The file is held until `close`.
 
     Raises (constructor, embed):
-        OSError: the file cannot be read or written. EmbeddingError (embed): the embedder failed.
+        ClosedError (embed): after `close`.
+        StoreLockedError (constructor): another process holds the file, or another of these in this one.
+        StoreUnavailableError (constructor): the folder cannot be made or written. OSError: the file cannot be read or
+            written. EmbeddingError (embed): the embedder failed.
     """
 
     def __init__(self, embedder: Embedder, folder: Path) -> None:
@@ -30,19 +35,18 @@ class CachedEmbedder(Lent):
         made_by = hashlib.sha256(self.name.encode()).hexdigest()[:12]
         self.file = folder / f"embeddings-{made_by}-{self.dimension}.bin"
         self._row = np.dtype([("key", f"V{_KEY}"), ("vector", "<f4", (self.dimension,))])
-        folder.mkdir(parents=True, exist_ok=True)
-        self._known: dict[bytes, Vector] = {}
-        if self.file.exists():
-            rows = np.fromfile(self.file, dtype=self._row)
-            self._known = {row["key"].tobytes(): row["vector"] for row in rows}
-            whole = len(rows) * self._row.itemsize
-            if self.file.stat().st_size != whole:  # the last row was torn by a kill
-                with self.file.open("r+b") as file:
-                    file.truncate(whole)
+        self._held: Folder | None = _held(self.file)
+        try:
+            self._known = self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         import numpy as np
 
+        if self._held is None:
+            raise ClosedError(f"The vectors in {self.file} were closed; make another CachedEmbedder.")
         keys = [hashlib.sha256(text.encode(errors="surrogatepass")).digest() for text in texts]
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
         if unknown:
@@ -55,3 +59,37 @@ class CachedEmbedder(Lent):
         if not keys:
             return np.zeros((0, self.dimension), np.float32)
         return np.stack([self._known[key] for key in keys])
+
+    def close(self) -> None:
+        """Let others have the file. Whoever lent the embedder closes it."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
+
+    def _read(self) -> dict[bytes, Vector]:
+        import numpy as np
+
+        if not self.file.exists():
+            return {}
+        rows = np.fromfile(self.file, dtype=self._row)
+        whole = len(rows) * self._row.itemsize
+        if self.file.stat().st_size != whole:  # the last row was torn by a kill
+            with self.file.open("r+b") as file:
+                file.truncate(whole)
+        return {row["key"].tobytes(): row["vector"] for row in rows}
+
+
+def _held(file: Path) -> Folder:
+    try:
+        return Folder(file.with_name(f".{file.stem}"))
+    except StoreLockedError as error:
+        raise StoreLockedError(
+            f"{file} is being written by somebody else, here or in another process. Wait until that is done, or use "
+            "another folder for the results."
+        ) from error
+    except StoreUnavailableError as error:
+        raise StoreUnavailableError(f"{file.parent} cannot be written; pass a folder that can.") from error

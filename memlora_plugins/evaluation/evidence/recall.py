@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -80,6 +80,8 @@ class EvidenceMean(BaseModel):
     questions: int
     recall: dict[int, Interval]
     ndcg: dict[int, Interval]
+    complete: dict[int, Interval]
+    """Share of the questions with all their evidence there."""
 
 
 class Recall(EvidenceMean):
@@ -115,14 +117,19 @@ def _mean(outcomes: Sequence[Outcome], ks: Sequence[int]) -> EvidenceMean:
     def mean(measure: Callable[[Found, Collection[str], int], float]) -> dict[int, Interval]:
         return {k: bootstrap([measure(one.found[k], one.gold, k) for one in outcomes]) for k in ks}
 
-    return EvidenceMean(questions=len(outcomes), recall=mean(evidence_recall), ndcg=mean(evidence_ndcg))
+    return EvidenceMean(
+        questions=len(outcomes),
+        recall=mean(evidence_recall),
+        ndcg=mean(evidence_ndcg),
+        complete=mean(lambda found, gold, k: float(evidence_recall(found, gold, k) == 1.0)),
+    )
 
 
 # Asking --------------------------------------------------------------------------------------------------------------
 
 
 class Asked(Protocol):
-    """A question that may have evidence."""
+    """A question that may have evidence; `category` is the group it is counted in."""
 
     @property
     def text(self) -> str: ...
@@ -132,39 +139,30 @@ class Asked(Protocol):
     def evidence(self) -> tuple[str, ...]: ...
 
 
-class Questioned(Protocol):
-    """Something that questions are about: a conversation, as `locomo` or as `conversations` has it."""
-
-    @property
-    def questions(self) -> Sequence[Asked]: ...
+Search = Callable[[str, int], Found]
+"""(question, limit) to found items, best first."""
 
 
-Talk = TypeVar("Talk", bound=Questioned)
-Search = Callable[[Talk, str, int], Found]
-"""(conversation, question, limit) to found items, best first."""
+def alone(search: Callable[[str, int], Iterable[str]]) -> Search:
+    """A search that finds ids, as one whose items cover one id each."""
+    return lambda question, limit: [(id,) for id in search(question, limit)]
 
 
-def with_evidence(talk: Questioned, categories: Collection[int] = ANSWERABLE) -> list[Asked]:
-    """The questions that are measured: those with evidence, of these categories or of none."""
-    return [one for one in talk.questions if one.evidence and (one.category is None or one.category in categories)]
+def with_evidence(questions: Iterable[Asked]) -> list[Asked]:
+    """The questions about a conversation that are measured: those with evidence, of LoCoMo's answerable categories or
+    of none."""
+    return [one for one in questions if one.evidence and (one.category is None or one.category in ANSWERABLE)]
 
 
-def measure(
-    conversations: Iterable[Talk],
-    search: Search[Talk],
-    *,
-    ks: Sequence[int] = (10, 30),
-    categories: Collection[int] = ANSWERABLE,
-) -> Recall:
-    """Ask every question that has evidence, once for each of `ks` (fewer wanted may be searched for in another way),
-    and average what is found of it.
+def ask(questions: Iterable[Asked], search: Search, *, ks: Sequence[int]) -> list[Outcome]:
+    """Ask every question once for each of `ks`: where fewer are wanted, they may be searched for in another way."""
+    return [Outcome({k: search(one.text, k) for k in ks}, one.evidence, one.category) for one in questions]
+
+
+def measure(questions: Iterable[Asked], search: Search, *, ks: Sequence[int]) -> Recall:
+    """Ask every question, and average what is found of the evidence.
 
     Raises:
-        InvalidInputError: no question with evidence in these categories.
+        InvalidInputError: as `recall`. Whatever `search` raises.
     """
-    outcomes = [
-        Outcome({k: search(talk, one.text, k) for k in ks}, one.evidence, one.category)
-        for talk in conversations
-        for one in with_evidence(talk, categories)
-    ]
-    return recall(outcomes, ks=ks)
+    return recall(ask(questions, search, ks=ks), ks=ks)

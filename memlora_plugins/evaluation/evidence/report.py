@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,27 +10,27 @@ from pydantic import BaseModel, ConfigDict
 
 from ...files import write_whole
 from .. import plots
-from ..report import Table
+from ..report import Table, told
 from .rankings import Measured
 
 if TYPE_CHECKING:
     from ..statistics import Interval
     from .recall import EvidenceMean
 
-_NO_FIGURE = "No figure: install matplotlib with pip install 'memlora-plugins[eval]'."
 RESULT_FILE, REPORT_FILE, FIGURE_FILE = "retrieval.json", "report.md", "retrieval.png"
 
 
 class RetrievalRun(BaseModel):
-    """Everything that was measured, and of what: `command` repeats it, `data_sha256` is of the file, `kept` how many
-    turns, facts or paragraphs there were, `store` and `embedder` what they were kept in and with. `categories` names
-    the groups of questions."""
+    """Everything that was measured, and of what: `command` repeats it, `data_sha256` is of the file, `splits` the
+    parts of LoCoMo that were asked for, `kept` how many turns, facts or paragraphs there were, `store` and `embedder`
+    what they were kept in and with. `categories` names the groups of questions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: str
     data: str
     data_sha256: str
+    splits: tuple[str, ...] = ()
     conversations: tuple[str, ...]
     kept: dict[str, int]
     store: str
@@ -46,7 +45,7 @@ class RetrievalRun(BaseModel):
         Raises:
             OSError: a file cannot be written.
         """
-        drawn = find_spec("matplotlib") is not None
+        drawn = plots.available()
         result, report, figure = folder / RESULT_FILE, folder / REPORT_FILE, folder / FIGURE_FILE
         write_whole(result, self.model_dump_json(indent=1) + "\n")
         write_whole(report, self.markdown(drawn=drawn))
@@ -58,18 +57,19 @@ class RetrievalRun(BaseModel):
     def markdown(self, *, drawn: bool) -> str:
         """The report: the command, what was measured, and the tables."""
         questions = max(one.score.questions for one in self.measured)
-        told = [
+        what = f"{', '.join(self.splits)}: " if self.splits else ""
+        talks = f"; {what}{', '.join(self.conversations)}" if self.conversations else ""
+        shown = [
             "# Evidence found",
             f"    {self.command}",
-            f"{questions} questions with evidence of {self.data} (SHA-256 {self.data_sha256[:16]}…"
-            f"{'; ' if self.conversations else ''}{', '.join(self.conversations)}). "
+            f"{questions} questions with evidence of {self.data} (SHA-256 {self.data_sha256[:16]}…{talks}). "
             f"{', '.join(f'{count} {what}' for what, count in self.kept.items())} in {self.store}, embedded by "
             f"{self.embedder}; no language model. A fact or paragraph has no neighbours but itself. In brackets, the "
             "95 % bootstrap interval over the questions.",
-            f"![Recall and nDCG by setting]({FIGURE_FILE})" if drawn else _NO_FIGURE,
+            plots.markdown("Recall and nDCG by setting", FIGURE_FILE, drawn=drawn),
             *(table.markdown().rstrip() for table in tables(self)),
         ]
-        return "\n\n".join(told) + "\n"
+        return "\n\n".join(shown) + "\n"
 
 
 def tables(run: RetrievalRun) -> list[Table]:
@@ -79,7 +79,7 @@ def tables(run: RetrievalRun) -> list[Table]:
             "All questions",
             ("searched", "ranking", *(f"recall@{k}" for k in run.ks), *(f"nDCG@{k}" for k in run.ks)),
             tuple(
-                (one.unit, one.setting, *(_told(of[k]) for of in (one.score.recall, one.score.ndcg) for k in run.ks))
+                (one.unit, one.setting, *(told(of[k]) for of in (one.score.recall, one.score.ndcg) for k in run.ks))
                 for one in run.measured
             ),
         )
@@ -107,10 +107,6 @@ def _of(mean: EvidenceMean, name: str) -> Mapping[int, Interval]:
     return mean.ndcg if name == "nDCG" else mean.recall
 
 
-def _told(interval: Interval) -> str:
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
 def draw(run: RetrievalRun, file: Path) -> None:
     """Recall and nDCG by setting, a point with its interval for each number of items.
 
@@ -127,10 +123,7 @@ def draw(run: RetrievalRun, file: Path) -> None:
             panel.errorbar(
                 [interval.mean for interval in means],
                 [row + shift for row in range(len(names))],
-                xerr=[
-                    [interval.mean - interval.low for interval in means],
-                    [interval.high - interval.mean for interval in means],
-                ],
+                xerr=plots.errors(means),
                 fmt="o",
                 markersize=4,
                 capsize=2,

@@ -37,10 +37,12 @@ class Candidate(BaseModel):
     `base` is a folder, or with `base_url` the name it is served under; `nano` without `base_url` is the model of this
     package. `adapters` are those of single stages, `shared` one that serves every stage; each is a folder or a name
     that the server knows. The server's key is read from the environment variable `api_key_env`. With `stages`, the
-    experts are added one after the other (the paper's Table 4).
+    experts are added one after the other (the paper's Table 4); `teacher` is the name of another candidate whose base
+    first stands in at single stages, where the measurement has several candidates.
 
     Raises:
-        pydantic.ValidationError: a name is missing, or adapters are given to an endpoint that serves none.
+        pydantic.ValidationError: a name is missing, adapters are given to an endpoint that serves none, or a teacher
+            without `stages`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +55,7 @@ class Candidate(BaseModel):
     adapters: dict[str, BesideName] = {}
     shared: BesideName | None = None
     stages: bool = False
+    teacher: _Text | None = None
 
     @field_validator("base", mode="before")
     @classmethod
@@ -74,6 +77,12 @@ class Candidate(BaseModel):
             raise ValueError("api 'openai' needs base_url")
         if self.api == "openai" and (self.adapters or self.shared):
             raise ValueError("api 'openai' serves no adapters; leave them out, or use a vLLM server")
+        return self
+
+    @model_validator(mode="after")
+    def _taught_by_stages(self) -> Self:
+        if self.teacher is not None and not self.stages:
+            raise ValueError("a teacher stands in at single stages; add stages = true, or leave the teacher out")
         return self
 
     @property

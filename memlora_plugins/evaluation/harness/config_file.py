@@ -31,10 +31,17 @@ def read_config(file: str | PathLike[str], kind: type[Config]) -> Config:
         return kind.model_validate(said, context={"folder": path.parent})
     except ValidationError as error:
         problems = "; ".join(
-            f"{_key(found['loc'])}: {found['msg'].removeprefix('Value error, ').removesuffix('.')}"
+            f"{_key(found['loc'])}: {_told(found['type'], found['loc'], found['msg'])}"
             for found in error.errors(include_input=False, include_url=False)
         )
         raise SettingsError(f"{path}: {problems}.") from None  # the cause would repeat what was given, keys included
+
+
+def _told(kind: str, loc: tuple[int | str, ...], message: str) -> str:
+    """What is wrong, without what was given."""
+    if kind == "extra_forbidden" and str(loc[-1]).endswith("key"):
+        return "a key does not belong in a file; put it into an environment variable and name that with api_key_env"
+    return message.removeprefix("Value error, ").removesuffix(".")
 
 
 def _key(loc: tuple[int | str, ...]) -> str:

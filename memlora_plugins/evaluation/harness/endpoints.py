@@ -3,16 +3,67 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from ...serving.openai_compatible import StructuredOutput
+from ...errors import BackendError, SettingsError
+from ...serving.openai_compatible import OpenAIBackend, StructuredOutput
 
 if TYPE_CHECKING:
-    from ...serving.openai_compatible import OpenAIBackend
+    from ...serving.base import Completion, Request
 
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError("this is the name of an environment variable, which holds the key; not the key itself")
+    return name
+
+
+KeyVariable = Annotated[str, AfterValidator(_variable)]
+"""The name of the environment variable that a key is read from."""
+
+
+@contextmanager
+def speaking_of(who: str) -> Iterator[None]:
+    """Errors of a model, or on how it is described, say `who` it is.
+
+    Raises:
+        BackendError, SettingsError: those that were raised within, with `who` in front.
+    """
+    try:
+        yield
+    except (BackendError, SettingsError) as error:
+        told = copy(error)  # of its own type, with what else it tells
+        told.args = (f"{who}: {error}",)
+        raise told from error
+
+
+class NamedBackend(OpenAIBackend):
+    """An endpoint whose errors say `who` it is: the judge, an Executive. (Nobody streams from those.)
+
+    Raises:
+        SettingsError: as `OpenAIBackend`.
+    """
+
+    def __init__(self, who: str, base_url: str, model: str, **options: Any) -> None:
+        self._who = who
+        with speaking_of(who):
+            super().__init__(base_url, model, **options)
+
+    def complete(self, request: Request) -> Completion:
+        with speaking_of(self._who):
+            return super().complete(request)
+
+    async def acomplete(self, request: Request) -> Completion:
+        with speaking_of(self._who):
+            return await super().acomplete(request)
 
 
 class Endpoint(BaseModel):
@@ -21,24 +72,30 @@ class Endpoint(BaseModel):
     `extra_body` are fields for every request, as `OpenAIBackend` takes them; `timeout` is seconds to wait for a reply.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    role: ClassVar[str]
+    """What errors call it, before its name."""
 
     base_url: _Text
     model: _Text
-    api_key_env: str
+    api_key_env: KeyVariable
     structured_output: StructuredOutput = "json_schema"
     extra_body: dict[str, Any] = Field(default={}, repr=False)
     timeout: float = Field(default=120.0, gt=0)
 
+    @property
+    def label(self) -> str:
+        """What tables and errors call it."""
+        return self.model
+
     def backend(self) -> OpenAIBackend:
-        """The endpoint, which is the caller's to close.
+        """The endpoint, which is the caller's to close; its errors say what it is there for.
 
         Raises:
             SettingsError: the address cannot be used.
         """
-        from ...serving.openai_compatible import OpenAIBackend
-
-        return OpenAIBackend(
+        return NamedBackend(
+            f"{self.role} {self.label!r}",
             self.base_url,
             self.model,
             api_key=os.environ.get(self.api_key_env),
@@ -54,17 +111,29 @@ class ExecutiveEndpoint(Endpoint):
     `runs` is how often it answers each question, by default what the whole measurement has.
     """
 
-    api_key_env: str = "MEMLORA_EXECUTIVE_API_KEY"
+    role: ClassVar[str] = "The Executive"
+
+    api_key_env: KeyVariable = "MEMLORA_EXECUTIVE_API_KEY"
     name: _Text | None = None
     runs: int | None = Field(default=None, ge=1)
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """What tables and errors call it."""
         return self.name or self.model
 
 
 class JudgeEndpoint(Endpoint):
     """The model that says whether an answer is right."""
 
-    api_key_env: str = "MEMLORA_JUDGE_API_KEY"
+    role: ClassVar[str] = "The judge"
+
+    api_key_env: KeyVariable = "MEMLORA_JUDGE_API_KEY"
+
+
+class ValidatorEndpoint(Endpoint):
+    """The small vision model that says which questions about images are hard."""
+
+    role: ClassVar[str] = "The validator"
+
+    api_key_env: KeyVariable = "MEMLORA_VALIDATOR_API_KEY"

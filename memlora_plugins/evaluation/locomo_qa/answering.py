@@ -14,11 +14,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ...errors import DatasetError, InvalidInputError
+from ...rows import journal_rows
 from ...training.calls import CallLog
 from ...training.identity import check_same, conversation_row, digest
 from ...training.journal import Journal
@@ -27,24 +28,27 @@ from ..harness.scratch import scratch_memory, together
 from ..harness.steps import Progress, Remembered, Said, Steps, ask, remember
 from ..harness.usage import CallRecord, CountedBackend
 from ..pipeline import CONCURRENCY, STAGES, Adapters, check_measurable
+from .mixed import MixedBackend
 from .recipe import MadeOn, made_here, recipe
 
 if TYPE_CHECKING:
     from ...embedding import Embedder
     from ...memory import AsyncMemory
+    from ...serving.base import Backend
     from ...settings import Settings
     from ..conversations import Conversation, Question
-
-T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One memory that is measured: a student with some of its experts. `name` is the row's within its student."""
+    """One memory that is measured: a student with some of its experts, or with the base of its `teacher` at the stages
+    `by_teacher`. `name` is the row's within its student."""
 
     student: Candidate
     name: str
     adapters: Adapters
+    teacher: Candidate | None = None
+    by_teacher: tuple[str, ...] = ()
 
     @cached_property
     def settings(self) -> Settings:
@@ -54,7 +58,29 @@ class Row:
     @cached_property
     def who(self) -> dict[str, str]:
         """What answers as which expert; see `Candidate.who`."""
-        return self.student.who(self.adapters)
+        taught = {} if self.teacher is None else self.teacher.who({})
+        return self.student.who(self.adapters) | {stage: taught[stage] for stage in self.by_teacher}
+
+    @property
+    def computed(self) -> str:
+        """Where its models compute; see `Candidate.computed`."""
+        places = [self.student.computed, *([] if self.teacher is None else [self.teacher.computed])]
+        return " and ".join(dict.fromkeys(places))
+
+    def backend(self) -> Backend:
+        """What answers.
+
+        Raises:
+            as `Candidate.backend`.
+        """
+        own = self.student.backend(self.adapters)
+        if self.teacher is None:
+            return own
+        with ExitStack() as failing:
+            failing.callback(own.close)
+            mixed = MixedBackend(own, dict.fromkeys(self.by_teacher, self.teacher.backend({})))
+            failing.pop_all()
+        return mixed
 
     @cached_property
     def memory(self) -> str:
@@ -82,15 +108,32 @@ class RowResult:
 
 
 def rows(students: Sequence[Candidate]) -> list[Row]:
-    """Every row of every student.
+    """Every row of every student, those with its teacher behind its base.
 
     Raises:
-        InvalidInputError: two students of one name, or none.
+        InvalidInputError: two students of one name, none, or a teacher that is not among them.
     """
     names = [student.name for student in students]
     if not names or len(set(names)) < len(names):
         raise InvalidInputError("There must be at least one student, and each needs a name of its own.")
-    return [Row(student, name, adapters) for student in students for name, adapters in student.rows().items()]
+    found: list[Row] = []
+    for student in students:
+        base, *others = (Row(student, name, adapters) for name, adapters in student.rows().items())
+        found += [base, *_taught(student, students), *others]
+    return found
+
+
+def _taught(student: Candidate, students: Sequence[Candidate]) -> list[Row]:
+    """The rows of the student's base with its teacher's at the first stages; at all of them, it is the teacher's."""
+    if student.teacher is None:
+        return []
+    teacher = next((one for one in students if one.name == student.teacher and one is not student), None)
+    if teacher is None:
+        raise InvalidInputError(
+            f"{student.teacher!r}, the teacher of {student.name!r}, is no other student; it must be measured too."
+        )
+    first = [STAGES[:count] for count in range(1, len(STAGES))]
+    return [Row(student, f"{teacher.name} at {' and '.join(some)}", {}, teacher, some) for some in first]
 
 
 def answer_questions(
@@ -111,7 +154,8 @@ def answer_questions(
     `passes.jsonl` on what it was done, `run.json` of what. A question that failed is asked again by the next run, and a
     conversation of which a call took too long or was refused is remembered again and, where its memory is another one
     then, asked again. Students and conversations may be added later; other prompts, another ranking or another version
-    of this package are refused. `embedder` stays open. `progress` counts the turns and questions of all rows.
+    of this package are refused. `embedder` stays open. `progress` counts the turns and questions of all rows,
+    `on_row` hears of each row that has something left to do, before it is done.
 
     Raises:
         InvalidInputError: a conversation is given twice, no question has an answer, or `out` holds other material.
@@ -138,9 +182,10 @@ def answer_questions(
         run.count(measured, progress)
         results = []
         for row in measured:
-            if on_row is not None:
-                on_row(row)
-            asyncio.run(run.row(row))
+            if not run.finished(row):
+                if on_row is not None:
+                    on_row(row)
+                asyncio.run(run.row(row))
             results.append(run.result(row))
         return results
 
@@ -186,9 +231,9 @@ class _Run:
     made: set[tuple[str, str]] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        kept = [(one.key, one.remembered) for one in _read(self.memories, _KeptMemory)]
+        kept = [(one.key, one.remembered) for one in journal_rows(self.memories, _KeptMemory)]
         self.remembered = {(key, talk.conversation): talk for key, talk in kept}
-        told = _read(self.answers, _KeptAnswer)
+        told = journal_rows(self.answers, _KeptAnswer)
         self.said = {(one.key, one.said.conversation, one.said.question): one for one in told}
         self.memories.rows.clear()
         self.answers.rows.clear()
@@ -204,18 +249,20 @@ class _Run:
         done = sum(count for which, count in turns.items() if self._remembered(which))
         self.steps.done(done + len(asked - left))
 
+    def finished(self, row: Row) -> bool:
+        """Whether there is nothing left to do for it."""
+        return not self._left(row) and all(self._remembered((row.memory, talk.id)) for talk in self.conversations)
+
     async def row(self, row: Row) -> None:
         """Do what is left to do for one row."""
-        if not self._left(row) and all(self._remembered((row.memory, talk.id)) for talk in self.conversations):
-            return
         backend = CountedBackend(
-            row.student.backend(row.adapters),
+            row.backend(),
             concurrency=self.concurrency,
             record=CallRecord(self.log, row.who.__getitem__),
         )
         store = self.out / "memories" / row.memory
         async with scratch_memory(backend, store, self.embedder, row.settings) as memory:
-            made_on = made_here(row.student.computed, self.concurrency)  # first: it may not live to tell
+            made_on = made_here(row.computed, self.concurrency)  # first: it may not live to tell
             done = all(self._remembered((row.memory, talk.id)) for talk in self.conversations)
             for key in (row.key,) if done else (row.memory, row.key):
                 self.passes.add(_Pass(key=key, made_on=made_on).model_dump(mode="json"))
@@ -260,11 +307,12 @@ class _Run:
 
     def result(self, row: Row) -> RowResult:
         """What is known of a finished row."""
+        passes = journal_rows(self.passes, _Pass)
         return RowResult(
             row,
             tuple(self.remembered[row.memory, talk.id] for talk in self.conversations),
             tuple(self.said[row.key, talk.id, one.text].said for talk in self.conversations for one in talk.questions),
-            tuple(dict.fromkeys(one.made_on for one in _read(self.passes, _Pass) if one.key in (row.memory, row.key))),
+            tuple(dict.fromkeys(one.made_on for one in passes if one.key in (row.memory, row.key))),
         )
 
 
@@ -292,16 +340,3 @@ def _identity(conversations: Sequence[Conversation], measured: Sequence[Row], em
         for name, value in row.settings.model_dump(mode="json", include={*REMEMBERING, *ANSWERING}).items():
             made_of[f"{name} of {row.student.name} ({row.name})"] = str(value)
     return made_of | recipe()
-
-
-def _read(journal: Journal, kind: type[T]) -> list[T]:
-    found = []
-    for number, row in enumerate(journal.rows, start=1):
-        try:
-            found.append(kind.model_validate(row))
-        except ValidationError as error:
-            raise DatasetError(
-                f"{journal.path}, line {number} is damaged: {error.errors()[0]['msg']}. Delete that line; its work is "
-                "done again."
-            ) from error
-    return found

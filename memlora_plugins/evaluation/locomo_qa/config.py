@@ -25,6 +25,7 @@ class LocomoConfig(BaseModel):
         base = "Qwen/Qwen2.5-1.5B-Instruct"
         base_url = "http://127.0.0.1:8000"
         stages = true
+        teacher = "teacher"                 # with stages: the student below, which first stands in at single stages
         adapters = { extraction = "experts/extraction", update = "experts/update", generation = "experts/generation" }
 
         [[student]]
@@ -37,6 +38,10 @@ class LocomoConfig(BaseModel):
         [judge]                             # its key is read from MEMLORA_JUDGE_API_KEY, or what api_key_env names
         base_url = "http://127.0.0.1:8002"
         model = "gpt-oss-120b"
+
+    The rows of a student with `stages` and a `teacher` are those of the paper's Table 4: its base; the teacher's base
+    at extraction; at extraction and update; then its own experts, one after the other. The teacher at every stage is
+    the base row of the teacher itself.
 
     Paths count from the folder of the file.
 
@@ -60,4 +65,15 @@ class LocomoConfig(BaseModel):
         names = [student.name for student in self.student]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two students are called {twice[0]!r}; each needs a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _taught_here(self) -> Self:
+        for student in self.student:
+            others = [other.name for other in self.student if other is not student]
+            if student.teacher is not None and student.teacher not in others:
+                raise ValueError(
+                    f"the teacher of {student.name!r}, {student.teacher!r}, is no other student of this file; "
+                    "add a [[student]] of that name"
+                )
         return self

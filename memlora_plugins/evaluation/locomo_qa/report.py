@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from .. import plots
 from ..harness.candidates import SHARED
 from ..locomo import ADVERSARIAL, CATEGORIES
 from ..metrics import METRICS
-from ..report import Table, usage_tables
+from ..report import Table, told, usage_tables
 from ..similarity import PARTS
 from .recipe import MadeOn
 from .scores import MEASURES, Change, J, L, RowScores, ScoredQuestion, Scores
@@ -74,7 +73,7 @@ class LocomoSummary(BaseModel):
         Raises:
             DatasetError: a file cannot be written.
         """
-        drawn = find_spec("matplotlib") is not None
+        drawn = plots.available()
         try:
             lines = (one.model_dump_json() + "\n" for row in answers for one in row)
             write_whole(folder / ANSWERS_FILE, "".join(lines))
@@ -91,15 +90,15 @@ class LocomoSummary(BaseModel):
     def markdown(self, *, drawn: bool) -> str:
         """The report: the command, what made it, and the tables."""
         by = name_of(self.changes_by)
-        figures = [f"![{by} by category and row]({CATEGORY_FIGURE})", f"![{by} by row]({ROW_FIGURE})"]
-        told = [
+        figures = {f"{by} by category and row": CATEGORY_FIGURE, f"{by} by row": ROW_FIGURE}
+        shown = [
             "# LoCoMo",
             f"    {self.command}",
             *self.notes(),
-            *(figures if drawn else ["No figures: install matplotlib with pip install 'memlora-plugins[eval]'."]),
+            *dict.fromkeys(plots.markdown(caption, file, drawn=drawn) for caption, file in figures.items()),
             *(part for table in tables(self) for part in (table.markdown().rstrip(), _UNDER.get(table.title)) if part),
         ]
-        return "\n\n".join(told) + "\n"
+        return "\n\n".join(shown) + "\n"
 
     def notes(self) -> list[str]:
         """What made the numbers and what is missing, a paragraph each."""
@@ -204,11 +203,12 @@ class _Tables:
         shown = (J, L, "token_f1")
         rows: list[tuple[str, ...]] = []
         for student in self._summary.students:
-            own = [row for row in self._summary.rows if row.student == student and row.row != SHARED]
+            every = [row for row in self._summary.rows if row.student == student]
+            own = [row for row in every if row.row != SHARED and not row.teacher]
             for row in (own[0], own[-1]) if len(own) > 1 else own:
-                told = "base" if row is own[0] else "with its experts"
+                what = "base" if row is own[0] else "with its experts"
                 means = (self._scored(row.overall, measure) for measure in shown)
-                rows.append((f"{student}, {told}", *means, self._gained(row.over_base)))
+                rows.append((f"{student}, {what}", *means, self._gained(row.over_base)))
         over = f"over base, {name_of(self._summary.changes_by)}"
         return Table(_STUDENTS, ("student", *map(name_of, shown), over), tuple(rows))
 
@@ -259,9 +259,9 @@ class _Tables:
         return lambda row: self._scored(row.overall, measure)
 
     def _scored(self, scores: Scores | None, measure: str) -> str:
-        told = self._told(None if scores is None else scores.means.get(measure))
+        mean = self._told(None if scores is None else scores.means.get(measure))
         left_out = scores.not_judged if scores is not None and measure == J and J in scores.means else 0
-        return f"{told} ({left_out} not judged)" if left_out else told
+        return f"{mean} ({left_out} not judged)" if left_out else mean
 
     def _gained(self, gain: Change | None) -> str:
         if gain is None:
@@ -273,8 +273,7 @@ class _Tables:
     def _told(self, interval: Interval | None) -> str:
         if interval is None:
             return "n/a"
-        between = f" [{interval.low:.3f}, {interval.high:.3f}]" if self._intervals else ""
-        return f"{interval.mean:.3f}{between}"
+        return told(interval) if self._intervals else f"{interval.mean:.3f}"
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
@@ -314,7 +313,7 @@ def draw_rows(summary: LocomoSummary, file: Path) -> None:
         for place, row in enumerate(summary.rows):
             if measure in row.overall.means:
                 mean = row.overall.means[measure]
-                panel.barh(place, mean.mean, xerr=_errors([mean]), capsize=2)
+                panel.barh(place, mean.mean, xerr=plots.errors([mean]), capsize=2)
         panel.set_xlabel(name_of(measure))
     panels[0].set_yticks(range(len(summary.rows)), [row.label for row in summary.rows])
     panels[0].invert_yaxis()
@@ -326,8 +325,4 @@ def _means(row: RowScores, category: int) -> dict[str, Interval]:
 
 
 def _bars(axes: Any, places: Sequence[float], means: Sequence[Interval], width: float, label: str) -> None:
-    axes.bar(places, [mean.mean for mean in means], width, yerr=_errors(means), capsize=2, label=label)
-
-
-def _errors(means: Sequence[Interval]) -> list[list[float]]:
-    return [[mean.mean - mean.low for mean in means], [mean.high - mean.mean for mean in means]]
+    axes.bar(places, [mean.mean for mean in means], width, yerr=plots.errors(means), capsize=2, label=label)

@@ -11,16 +11,19 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import BackendError, DatasetError
+from ...errors import BackendError, DatasetError, ReplyError
+from ...serving.base import Request
 from ...training.journal import Journal
 from .. import locomo
 from ..conversations import chosen, from_locomo
-from ..judge import Judge
+from ..judge import EXPERT, MAX_TOKENS, SCHEMA, Judge, JudgedItem, prompt
+from ..judge_reply import read
 from ..metrics import METRICS
+from ..report import keep_private
 from ..similarity import Similarity
 from .abstention import RULE
 from .answering import Row, RowResult, answer_questions, rows
-from .report import LocomoSummary, name_of
+from .report import ANSWERS_FILE, LocomoSummary, name_of
 from .scores import PLAIN_F1, J, ScoredQuestion, ajudged, scored, summarised, unavailable
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from ...serving.base import Backend
     from ..conversations import Conversation
     from .config import LocomoConfig
+
+WITH_TEXTS = (ANSWERS_FILE, "calls.jsonl", "answering.jsonl", "judging.jsonl", "memories.jsonl", "memories")
+"""What of a folder of results holds texts of the conversations."""
+_EASY = JudgedItem("Which day comes after Monday?", ("Tuesday",), "Tuesday")
 
 OnStep = Callable[[str, int, int], None]
 """(what is being done, steps done, of how many)."""
@@ -96,7 +103,8 @@ def measure(
     What is finished is kept there, see `answer_questions`: repeated on the same `out`, it goes on, and where
     all is answered it only scores. `judge` answers for metric J; its verdicts are kept in `judging.jsonl`. It is closed
     at the end, `embedder` stays open. Where it cannot be asked, J is not available, and a later run asks only what it
-    has not judged. `on_note` hears what is missing before the models are asked, and why the judge could not be.
+    has not judged. Before a model is asked, `on_note` hears what is missing, and of a judge that cannot mark one easy
+    answer; at the end, why it could not be asked. What holds texts of the conversations is in `.gitignore` there.
 
     Raises:
         as `answer_questions` and `scores.scored`. DatasetError: `out` cannot be written.
@@ -106,6 +114,11 @@ def measure(
     now = [""]
 
     def begun(row: Row) -> None:
+        first = not now[0]
+        if first and judge is not None and (why := _unfit(judge)) is not None:
+            note(
+                f"The judge cannot mark an easy answer ({why}). The models are asked all the same, it again at the end."
+            )
         now[0] = f"{row.student.name}: {row.name}"
 
     with ExitStack() as opened:
@@ -113,6 +126,7 @@ def measure(
             opened.callback(judge.close)
         try:
             out.mkdir(parents=True, exist_ok=True)
+            keep_private(out, WITH_TEXTS)
         except OSError as error:
             raise DatasetError(f"{out} cannot be written: {error}") from error
         step("metrics", 0, 1)
@@ -152,6 +166,16 @@ def measure(
         summary = _summary(config, data, embedder, results, answers, metrics, judge, unasked, command)
     summary.write(out, answers)
     return summary, answers
+
+
+def _unfit(judge: Backend) -> BackendError | ReplyError | None:
+    """Why it cannot be asked: found out by one call, before others work for hours for what only it can finish."""
+    try:
+        said = judge.complete(Request(EXPERT, [{"role": "user", "content": prompt(_EASY)}], SCHEMA, MAX_TOKENS, 0.0))
+        read(said.text, cut_off=said.finish_reason == "length")
+    except (BackendError, ReplyError) as error:
+        return error
+    return None
 
 
 async def _judged(

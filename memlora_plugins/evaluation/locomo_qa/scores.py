@@ -110,11 +110,13 @@ class Adversarial(BaseModel):
 class RowScores(BaseModel):
     """How well one row did, and what that took.
 
-    `experts` are the names of its adapters by stage, `settings` those of its memory that answers depend on. `change` is
-    what the row gains on the row before it of the same student, `over_base` on its base; None where there is nothing to
-    compare with. `turns`, `facts`, `retired` and `pending` are of its memory. `cut_off`, `failures` and `usage` count a
-    question once that is asked twice: it is answered once. `model_seconds` are those of all model calls, added up,
-    whichever row or process made them: a shared memory's count in every row, those of calls that ran together each.
+    `experts` are the names of its adapters by stage, `teacher` the student whose base answers by stage in the place of
+    its own, `settings` those of its memory that answers depend on. `change` is what the row gains on the row before it
+    of the same student (the first one with an expert: on the base, as the first one with a teacher), `over_base` on its
+    base; None where there is nothing to compare with. `turns`, `facts`, `retired` and `pending` are of its memory.
+    `cut_off`, `failures` and `usage` count a question once that is asked twice: it is answered once. `model_seconds`
+    are those of all model calls, added up, whichever row or process made them: a shared memory's count in every row,
+    those of calls that ran together each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -123,6 +125,7 @@ class RowScores(BaseModel):
     student: str
     row: str
     experts: dict[str, str]
+    teacher: dict[str, str] = {}
     settings: dict[str, bool | int | float | None] = {}
     made_on: tuple[MadeOn, ...] = ()
     overall: Scores
@@ -227,9 +230,10 @@ def summarised(
     for place, row in enumerate(rows):
         own = [earlier for earlier in range(place) if rows[earlier].student == row.student]
         base = next((earlier for earlier in own if rows[earlier].row == "base"), None)
+        alike = [earlier for earlier in own if earlier == base or bool(rows[earlier].teacher) == bool(row.teacher)]
         changes = {
             name: None if other is None else change(answers[other], answers[place], by)
-            for name, other in (("change", own[-1] if own else None), ("over_base", base))
+            for name, other in (("change", alike[-1] if alike else None), ("over_base", base))
         }
         told.append(row.model_copy(update=changes))
     return told, by
@@ -302,6 +306,7 @@ def _row(result: RowResult, name: str, answers: Sequence[ScoredQuestion]) -> Row
         student=row.student.name,
         row=row.name,
         experts=row.student.names(row.adapters),
+        teacher={} if row.teacher is None else dict.fromkeys(row.by_teacher, row.teacher.name),
         settings=row.settings.model_dump(mode="json", include={*REMEMBERING, *ANSWERING}),
         made_on=result.made_on,
         overall=_means(counted),

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BackendError, SettingsError
+from ...errors import BackendError
 from ...memo.card import read_card
 from ...memo.executive import EndpointExecutive
 from ...memo.memory_model import MemoryModel
@@ -25,6 +25,7 @@ from ...memo.prompts import Prompts
 from ...memo.protocol import Protocol
 from ...serving.adapters import preflight, weights_sha256
 from ...training.identity import digest
+from ..harness.endpoints import speaking_of
 from ..judge import Judge, JudgedItem, kind_of
 from ..judge import summary as judged
 from ..musique import evidence_search
@@ -60,10 +61,7 @@ def check_models(config: MemoConfig) -> None:
     for endpoint in (*config.executive, *([config.judge] if config.judge else [])):
         endpoint.backend().close()
     for entry in config.memory:
-        try:
-            _opened(entry).close()
-        except SettingsError as error:
-            raise SettingsError(f"The Memory model {entry.name!r}: {error}") from error
+        _opened(entry).close()
 
 
 def searches(
@@ -157,8 +155,8 @@ async def ajudged(
     try:
         verdicts = iter(await Judge(backend).ajudge_all(items, concurrency=concurrency, journal=journal, progress=tell))
     except BackendError as error:
-        log.warning("The judge cannot be asked: %s", error)  # the report, which may be published, has not its words
-        return given, f"the judge cannot be asked ({kind_of(error)}); run it again when it can"
+        log.warning("%s", error)  # the report, which may be published, has not its words
+        return given, f"the judge {judge.label!r} cannot be asked ({kind_of(error)}); run it again when it can"
     finally:
         await backend.aclose()
     marked = [one if one.answer is None else one.model_copy(update={"verdict": next(verdicts)}) for one in given]
@@ -235,21 +233,22 @@ def _protocols(
 ) -> Iterator[Method]:
     """One Memory model by each of its protocols, asked by each Executive."""
     who = _identity(entry)
+    budgets, temperatures = config.of(entry)
     for endpoint, backend in executives:
         for name in entry.protocols:
             protocol = Protocol(
                 executive=EndpointExecutive(backend),
                 memory_model=model,
-                budgets=config.budgets,
-                temperatures=config.temperatures,
+                budgets=budgets,
+                temperatures=temperatures,
                 method=name,
             )
             row = Row(
                 method=memo_label(entry.name, name), executive=endpoint.label, noise=entry.noise, epoch=entry.epoch
             )
-            how = [name, asdict(config.budgets), asdict(config.temperatures), asdict(Prompts())]
+            how = [name, asdict(budgets), asdict(temperatures), asdict(Prompts())]
             key = digest([*_asked(endpoint, backend), who, how])
-            yield Method(row, memo(protocol), key, endpoint.runs or config.runs)
+            yield Method(row, memo(protocol, called=_called(entry)), key, endpoint.runs or config.runs)
 
 
 def _asked(endpoint: ExecutiveEndpoint, backend: OpenAIBackend) -> list[str]:
@@ -269,11 +268,17 @@ def _opened(entry: MemoryEntry) -> MemoryModel:
         SettingsError, AdapterInvalidError, MissingDependencyError: as `MemoryModel.open`.
     """
     key = os.environ.get(entry.api_key_env)
-    if entry.folder is None:
-        return MemoryModel(entry.base_url or "", entry.model or "", api_key=key)
-    return MemoryModel.open(
-        entry.folder, base=entry.base, base_url=entry.base_url, model=entry.model, api_key=key, device=entry.device
-    )
+    with speaking_of(_called(entry)):
+        if entry.folder is None:
+            return MemoryModel(entry.base_url or "", entry.model or "", api_key=key)
+        return MemoryModel.open(
+            entry.folder, base=entry.base, base_url=entry.base_url, model=entry.model, api_key=key, device=entry.device
+        )
+
+
+def _called(entry: MemoryEntry) -> str:
+    """What errors call a Memory model."""
+    return f"The Memory model {entry.name!r}"
 
 
 def _identity(entry: MemoryEntry) -> list[Any]:

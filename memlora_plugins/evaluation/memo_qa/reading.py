@@ -22,6 +22,7 @@ from ...experts import generation
 from ...experts.wording import one_line
 from ...serving.base import Request
 from ...types import Usage
+from ..harness.endpoints import speaking_of
 from ..harness.scratch import together
 from ..judge import Verdict
 from ..metrics import METRICS
@@ -189,11 +190,11 @@ async def _asked(backend: Backend, prompt: str, temperature: float, documents: i
     return Said(generation.read(reply.text), reply.usage, documents)
 
 
-def memo(protocol: MemoProtocol) -> Answerer:
+def memo(protocol: MemoProtocol, *, called: str = "The Memory model") -> Answerer:
     """Answers by MeMo's protocol: the Executive sees no document, it asks the Memory model.
 
     Where the Memory model is out of reach, the protocol would go on without it; this raises instead, as the answer
-    would say nothing about MeMo.
+    would say nothing about MeMo. `called` is what the error calls it.
     """
 
     async def answer(question: str) -> Said:
@@ -202,7 +203,8 @@ def memo(protocol: MemoProtocol) -> Answerer:
         own.memory_model = cast("AnswersQuestions", watched)
         result = await own.arun(question)
         if watched.lost is not None:
-            raise watched.lost
+            with speaking_of(called):
+                raise watched.lost
         failed = sum(said.error is not None for one in result.interactions for said in one.answers)
         return Said(result.answer, result.usage, unanswered=failed)
 

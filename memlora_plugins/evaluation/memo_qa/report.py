@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ...errors import DatasetError, SettingsError
 from ...files import write_whole
+from ...memo.protocol import Budgets, Temperatures
 from .. import plots
 from ..report import Table
 from .scores import MethodScore, measure_of, noise_series, row_label, tables
@@ -36,7 +38,8 @@ class LevelSize(BaseModel):
 
 
 class MemorySize(BaseModel):
-    """A Memory model that was measured. `parameters` are counted in its folder, None where that is not there."""
+    """A Memory model that was measured, and how it was asked. `parameters` are counted in its folder, None where that
+    is not there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +50,8 @@ class MemorySize(BaseModel):
     epoch: float | None
     noise: int | None
     documents: int | None
+    budgets: Budgets
+    temperatures: Temperatures
 
 
 class MemoRun(BaseModel):
@@ -104,10 +109,12 @@ class MemoRun(BaseModel):
         )
         several = any(score.runs > 1 for score in self.scores)
         judged = self.unjudged is None
+        papers = all(one.temperatures == Temperatures() for one in self.memory)
+        warmth = "MeMo has those of its Table 14, by stage" if papers else "MeMo's are told with the Memory models"
         return [
             f"{self.questions} questions of {self.data}{left_out}, answered by {', '.join(self.executives)}"
             f" with up to {self.top_k} documents at temperature {self.temperature:g} (the paper names none for "
-            "readers; MeMo has those of its Table 14, by stage)."
+            f"readers; {warmth})."
             + (f" Dense: {self.embedder}." if self.embedder else "")
             + (" Mean ± standard deviation over runs, which differ by nothing but sampling." if several else ""),
             f"Judged accuracy: by {self.judge}." if judged else f"Judged accuracy: not available: {self.unjudged}.",
@@ -127,13 +134,7 @@ class MemoRun(BaseModel):
             )
         )
         if self.memory:
-            made.append(
-                Table(
-                    "Memory models",
-                    ("name", "size", "family", "epoch", "trained at", "documents"),
-                    tuple(_memory_row(one) for one in self.memory),
-                )
-            )
+            made.append(_memory_table(self.memory))
         return made
 
 
@@ -165,7 +166,7 @@ def memo_run(
         runs=config.runs,
         temperature=config.temperature,
         top_k=config.top_k,
-        memory=tuple(_memory_size(one) for one in config.memory),
+        memory=tuple(_memory_size(one, *config.of(one)) for one in config.memory),
         notes=tuple(_notes(config, material, scores, with_evidence)),
         scores=tuple(scores),
     )
@@ -199,7 +200,7 @@ def _notes(config: MemoConfig, material: Material, scores: Sequence[MethodScore]
         yield f"{lost} questions to a Memory model failed on the way; answers.jsonl says in which questions."
 
 
-def _memory_size(entry: MemoryEntry) -> MemorySize:
+def _memory_size(entry: MemoryEntry, budgets: Budgets, temperatures: Temperatures) -> MemorySize:
     from ...memo.card import read_card
 
     return MemorySize(
@@ -210,6 +211,8 @@ def _memory_size(entry: MemoryEntry) -> MemorySize:
         epoch=entry.epoch,
         noise=entry.noise,
         documents=None if entry.folder is None else len(read_card(entry.folder).documents),
+        budgets=budgets,
+        temperatures=temperatures,
     )
 
 
@@ -226,6 +229,25 @@ def _parameters(entry: MemoryEntry) -> int | None:
         return (model_weights(base_of(entry.folder, entry.base)) + adapter_weights(entry.folder)).parameters
     except SettingsError:  # a server has them
         return None
+
+
+def _memory_table(models: Sequence[MemorySize]) -> Table:
+    """Budgets and temperatures have a column where any are other than the paper's."""
+    columns = ["name", "size", "family", "epoch", "trained at", "documents"]
+    rows = [list(_memory_row(one)) for one in models]
+    for name in ("budgets", "temperatures"):
+        told = [_beside_papers(getattr(one, name)) for one in models]
+        if any(told):
+            columns.append(name)
+            for row, cell in zip(rows, told, strict=True):
+                row.append(cell or "the paper's")
+    return Table("Memory models", tuple(columns), tuple(map(tuple, rows)))
+
+
+def _beside_papers(said: Budgets | Temperatures) -> str:
+    """What is other than in the paper, by stage."""
+    papers = asdict(type(said)())
+    return ", ".join(f"{name} {value:g}" for name, value in asdict(said).items() if value != papers[name])
 
 
 def _memory_row(one: MemorySize) -> tuple[str, ...]:

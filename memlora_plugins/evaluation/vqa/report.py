@@ -12,7 +12,7 @@ from ...files import write_whole
 from ...training.recorded import RecordedUsage
 from .. import plots
 from ..harness.steps import FailureCount
-from ..report import Table
+from ..report import Table, told
 from ..statistics import Interval
 from .asking import Problem
 from .images import Skipped
@@ -292,7 +292,7 @@ def _command(command: str) -> list[str]:
 
 
 def _told(v: Interval | None) -> str:
-    return "not available" if v is None else f"{v.mean:.3f} [{v.low:.3f}, {v.high:.3f}]"
+    return "not available" if v is None else told(v)
 
 
 def _tried(title: str, tried: dict[QuestionType, Tried], chosen: Sequence[str]) -> Table:
@@ -319,8 +319,8 @@ def _work(usage: dict[str, RecordedUsage], cost: float | None) -> list[Table]:
         (who, str(work.calls), str(work.input_tokens), str(work.output_tokens), f"{work.seconds:.1f}")
         for who, work in usage.items()
     )
-    told = "" if cost is None else f" (the maker's cost: {cost:.4f})"
-    return [Table(f"Work{told}", ("who", "calls", "tokens in", "tokens out", "seconds"), rows)]
+    paid = "" if cost is None else f" (the maker's cost: {cost:.4f})"
+    return [Table(f"Work{paid}", ("who", "calls", "tokens in", "tokens out", "seconds"), rows)]
 
 
 def _failures(failures: Sequence[FailureCount]) -> list[Table]:
@@ -368,7 +368,7 @@ def _plot_scored(report: VqaReport, file: Path) -> None:
             [at + (place - (len(report.methods) - 1) / 2) * width for at, _ in found],
             [v.mean for _, v in found],
             width,
-            yerr=[[v.mean - v.low for _, v in found], [v.high - v.mean for _, v in found]],
+            yerr=plots.errors([v for _, v in found]),
             capsize=3,
             label=method.method,
         )

@@ -95,7 +95,7 @@ def _measured(kept: Mapping[str, Any], same_tree: bool) -> str:
 
 
 def overview(kept: Mapping[str, Any]) -> Table:
-    """A row for each library, the figures that say most."""
+    """A column for each library, the figures that say most."""
     sizes = _sizes_in(kept)
     most = f"size-{sizes[-1]}" if sizes else ""
     stored = f"{sizes[-1]:,} stored" if sizes else ""
@@ -127,9 +127,13 @@ def overview(kept: Mapping[str, Any]) -> Table:
         "import, s": ("import", lambda value: _number(value["seconds"])),
         "install, MB: library; its store besides": ("install", _megabytes),
     }
-    shown = {column: (name, cell) for column, (name, cell) in columns.items() if name in kept}
-    rows = [(library, *(_told(kept[name], library, cell) for name, cell in shown.values())) for library in _all(kept)]
-    return Table("At a glance", ("library", *shown), tuple(rows))
+    libraries = _all(kept)
+    rows = [
+        (column, *(_told(kept[name], library, cell) for library in libraries))
+        for column, (name, cell) in columns.items()
+        if name in kept
+    ]
+    return Table("At a glance", ("what", *libraries), tuple(rows))
 
 
 def _sizes_in(kept: Mapping[str, Any]) -> list[int]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 from scripted import WordEmbedder
 
 from memlora_plugins.embedding import Embedder
-from memlora_plugins.errors import EmbeddingError
+from memlora_plugins.errors import ClosedError, EmbeddingError, StoreLockedError, StoreUnavailableError
 from memlora_plugins.evaluation.evidence.cached_embedder import CachedEmbedder
 
 
@@ -35,6 +39,7 @@ def test_every_text_is_embedded_once_even_in_another_run(tmp_path: Path) -> None
     assert model.asked == ["a boat", "a harbour"]
     assert np.array_equal(vectors, model.embed(["a boat", "a harbour", "a boat"]))
     model.asked.clear()
+    first.close()
     again = CachedEmbedder(model, tmp_path / "out")
     assert np.array_equal(again.embed(["a harbour", "a boat"]), vectors[[1, 0]])
     assert model.asked == []
@@ -50,7 +55,12 @@ async def test_asynchronously_too(tmp_path: Path) -> None:
 
 def test_closing_it_leaves_the_embedder_open(tmp_path: Path) -> None:
     model = Counting()
-    CachedEmbedder(model, tmp_path).close()
+    cached = CachedEmbedder(model, tmp_path)
+    cached.embed(["a boat"])
+    cached.close()
+    cached.close()
+    with pytest.raises(ClosedError, match="make another"):
+        cached.embed(["a boat"])
     assert model.embed(["still there"]).shape == (1, model.dimension)
 
 
@@ -68,9 +78,66 @@ def test_what_was_torn_by_a_kill_is_embedded_again(tmp_path: Path) -> None:
     with first.file.open("r+b") as file:
         file.truncate(first.file.stat().st_size - 5)
     model.asked.clear()
+    first.close()
     for _ in range(2):
-        assert np.array_equal(CachedEmbedder(model, tmp_path).embed(["a boat", "a harbour"]), vectors)
+        with closing(CachedEmbedder(model, tmp_path)) as again:
+            assert np.array_equal(again.embed(["a boat", "a harbour"]), vectors)
     assert model.asked == ["a harbour"]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from scripted import WordEmbedder
+from memlora_plugins.evaluation.evidence.cached_embedder import CachedEmbedder
+
+cached = CachedEmbedder(WordEmbedder(), Path(sys.argv[1]))
+cached.embed(["a boat"])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
+    """A killed one holds it no more, and what it embedded is there."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )
+    model = Counting(WordEmbedder().name)
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(StoreLockedError, match=r"embeddings-.*\.bin is being written .* use another folder"):
+            CachedEmbedder(model, tmp_path)
+        CachedEmbedder(Counting("of another name"), tmp_path).close()
+        other.kill()
+    with closing(CachedEmbedder(model, tmp_path)) as mine:
+        mine.embed(["a boat", "a harbour"])
+    assert model.asked == ["a harbour"]
+
+
+async def test_nor_do_two_in_one_process(tmp_path: Path) -> None:
+    first = CachedEmbedder(Counting(), tmp_path)
+    with pytest.raises(StoreLockedError):
+        CachedEmbedder(Counting(), tmp_path)
+    await first.aclose()
+    CachedEmbedder(Counting(), tmp_path).close()
+
+
+def test_a_folder_or_file_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailableError, match="file cannot be written; pass a folder that can"):
+        CachedEmbedder(Counting(), tmp_path / "file")
+    with closing(CachedEmbedder(Counting(), tmp_path)) as cached:
+        cached.file.mkdir()
+    for _ in range(2):  # the first does not keep it locked
+        with pytest.raises(OSError, match="directory"):
+            CachedEmbedder(Counting(), tmp_path)
 
 
 def test_a_failure_is_not_remembered(tmp_path: Path) -> None:

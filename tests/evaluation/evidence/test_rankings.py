@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import hops
 import pytest
 from scripted import WordEmbedder
 
-from memlora_plugins import Memory, Message
+from memlora_plugins import Hit, Memory, Message
 from memlora_plugins.errors import InvalidInputError, SettingsError, StoreUnavailableError
 from memlora_plugins.evaluation import musique
 from memlora_plugins.evaluation.conversations import Conversation, Question, WrittenFact
@@ -104,6 +104,61 @@ def test_every_setting_is_measured_over_its_units(place: Place) -> None:
     assert by_name["facts", "hybrid, the default"].score.at[1] == 1.0
 
 
+def test_a_memory_that_is_told_less(place: Place) -> None:
+    """What is left out is not there, and everything else is."""
+
+    def kept(*without: rankings.Untold) -> tuple[list[tuple[str | None, str | None]], set[date]]:
+        one = talk()
+        with place() as opened:
+            memory = Memory(backend=UnconfiguredBackend(), store=opened(Ranking()), embedder=WordEmbedder())
+            with memory:
+                rankings.fill(memory, one, "both", without)
+                turns, facts = memory.turns(scope=one.scope), memory.facts(scope=one.scope)
+        assert [turn.text for turn in turns] == [text for _, _, text in SAID]
+        assert {fact.sources for fact in facts} == {("m1", "m3"), ("m6", "m4")}
+        days = {turn.created_at.date() for turn in turns} | {fact.valid_from.date() for fact in facts}
+        return [(turn.name, turn.scope.session_id) for turn in turns], days
+
+    named = [name for _, name, _ in SAID]
+    assert kept() == ([(name, "s1") for name in named], {BEGAN.date()})
+    assert kept("dates") == ([(name, "s1") for name in named], {date(1970, 1, 1)})
+    assert kept("speakers") == ([(None, "s1") for _ in named], {BEGAN.date()})
+    assert kept("neighbours") == ([(name, id) for id, name, _ in SAID], {BEGAN.date()})
+
+
+def test_ablations_of_what_is_told_and_of_the_budget() -> None:
+    settings = [
+        Setting("default", units=("both",)),
+        Setting("without neighbours", units=("both",), without=("neighbours",)),
+        Setting("facts alone", units=("both",), fact_share=1.0),
+        Setting("turns alone", units=("both",), fact_share=0.0),
+        Setting("one of two a fact", units=("both",), fact_share=0.5),
+    ]
+    measured = rankings.measure_conversations(
+        [talk()], settings, ["turns", "both"], WordEmbedder(), places.edge, ks=(2, 6)
+    )
+    assert [one.setting for one in measured] == [one.name for one in settings]
+    assert [(one.without, one.fact_share) for one in measured] == [
+        ((), None),
+        (("neighbours",), None),
+        ((), 1.0),
+        ((), 0.0),
+        ((), 0.5),
+    ]
+    scores = {one.setting: one.score.at for one in measured}
+    assert scores["facts alone"][2] == 1.0
+    assert scores["turns alone"][6] == 1.0
+    assert scores["turns alone"][2] < scores["one of two a fact"][2]
+    words = Ranking(text=0, context=0)
+    alike = [
+        Setting("with", words, without=("speakers",)),
+        Setting("without", words, without=("speakers", "neighbours")),
+    ]
+    near, far = rankings.measure_conversations([talk()], alike, ["turns"], WordEmbedder(), places.edge, ks=(6,))
+    assert near.score.by_category[4].recall[6].mean == 1.0
+    assert far.score.by_category[4].recall[6].mean == 0.0, "the answer shares no word with the question"
+
+
 def test_both_stores_agree() -> None:
     def scores(place: Place) -> list[dict[int, float]]:
         measured = rankings.measure_conversations(
@@ -156,6 +211,28 @@ def test_nothing_to_measure_is_said() -> None:
         rankings.measure_conversations([silent], SETTINGS, ["turns"], WordEmbedder(), places.edge)
 
 
+def test_items_by_relevance_alone_or_by_how_unlike_they_are() -> None:
+    said = ("Tea is what I drink.", "Tea is what I drink!", "Tea at noon.", "Snow.")
+    hits = [
+        Hit(kind="turn", text=text, score=1 - place / 10, id=str(place), created_at=BEGAN)
+        for place, text in enumerate(said)
+    ]
+
+    def taken(relevance: float) -> list[str]:
+        return [hit.id for hit in rankings._diverse(hits, 3, relevance, WordEmbedder())]
+
+    assert taken(1.0) == ["0", "1", "2"]
+    assert taken(0.5) == ["0", "2", "3"], "the second says the same again"
+    assert taken(0.0) == ["0", "3", "2"]
+    assert rankings._diverse([], 3, 0.5, WordEmbedder()) == []
+    settings = [Setting("default"), Setting("relevance alone", relevance=1.0), Setting("unlike", relevance=0.0)]
+    default, same, unlike = rankings.measure_conversations(
+        [talk()], settings, ["both"], WordEmbedder(), places.edge, ks=(2,)
+    )
+    assert same.score == default.score
+    assert unlike.relevance == 0.0
+
+
 def test_paragraphs_are_found_by_three_ways(tmp_path: Path, place: Place) -> None:
     data = musique.load(hops.write_rows(tmp_path / "musique.jsonl"))
     told: list[tuple[int, int]] = []
@@ -175,6 +252,8 @@ def test_paragraphs_are_found_by_three_ways(tmp_path: Path, place: Place) -> Non
     assert {one.score.questions for one in measured} == {3}
     assert all(list(one.score.by_category) == [2] for one in measured)
     assert measured[-1].score.at[9] == 1.0
+    with pytest.raises(InvalidInputError, match="No setting is measured over facts"):
+        rankings.measure_paragraphs(data, [Setting("both", units=("both",))], WordEmbedder(), place)
 
 
 @pytest.fixture
@@ -197,11 +276,23 @@ def test_settings_from_a_file(toml: Callable[[str], Path]) -> None:
 
         [[setting]]
         name = "as it is"
+
+        [[setting]]
+        name = "told less"
+        units = ["both"]
+        without = ["dates", "speakers"]
+        fact_share = 0.5
+
+        [[setting]]
+        name = "of many kinds"
+        relevance = 0.7
         """
     )
     assert rankings.read_settings(file) == [
         Setting("words count double", Ranking(context_words=2, fusion="rrf"), ("turns", "both")),
         Setting("as it is"),
+        Setting("told less", units=("both",), without=("dates", "speakers"), fact_share=0.5),
+        Setting("of many kinds", relevance=0.7),
     ]
 
 
@@ -219,8 +310,16 @@ def test_settings_from_a_file(toml: Callable[[str], Path]) -> None:
         ("[[setting]]\nname = 'a'\nweights = 3", r"setting\[1\].weights: Extra inputs"),
         ("[[setting]]\nname = 'a'\nunits = ['all']", r"units\[1\]: Input should be 'turns', 'facts' or 'both'"),
         ("[[setting]]\nname = 'a'\nunits = []", "units: .* at least 1"),
-        ("[[setting]]\nname = 'a'\nranking = {words = 2}", "ranking: is a table of text, context, context_words"),
-        ("[[setting]]\nname = 'a'\nranking = 2", "ranking: is a table"),
+        (
+            "[[setting]]\nname = 'a'\nranking = {words = 2}",
+            "ranking: A ranking is a Ranking or a table of text, context,",
+        ),
+        ("[[setting]]\nname = 'a'\nranking = 2", "ranking: A ranking is a Ranking or a table"),
+        ("[[setting]]\nname = 'a'\nwithout = ['words']", "without.*'neighbours', 'dates' or 'speakers'"),
+        ("[[setting]]\nname = 'a'\nfact_share = 0.5", r"fact_share is for units = \[.both.\]"),
+        ("[[setting]]\nname = 'a'\nunits = ['both']\nfact_share = 1.5", "fact_share: .* less than or equal to 1"),
+        ("[[setting]]\nname = 'a'\nunits = ['both']\nfact_share = 0.5\nrelevance = 0.5", "two ways to choose items"),
+        ("[[setting]]\nname = 'a'\nrelevance = -0.5", "relevance: .* greater than or equal to 0"),
         ("[[setting]]\nname = 'a'\nranking = {carried = -1}", r"\[1\].ranking: Ranking.carried is a finite number"),
     ],
 )

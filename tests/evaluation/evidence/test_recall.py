@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from memlora_plugins.errors import InvalidInputError
-from memlora_plugins.evaluation.evidence.recall import Outcome, evidence_ndcg, evidence_recall, measure, recall
+from memlora_plugins.evaluation.evidence.recall import (
+    Outcome,
+    alone,
+    evidence_ndcg,
+    evidence_recall,
+    measure,
+    recall,
+    with_evidence,
+)
 
 FOUND = [["t1"], ["t2", "t3"], [], ["t4"]]
 IDS = [f"t{n}" for n in range(12)]
@@ -96,30 +104,32 @@ class Question:
     evidence: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Talk:
-    questions: tuple[Question, ...]
+QUESTIONS = (
+    Question("What did Ana buy?", 4, ("t1",)),
+    Question("When?", 2, ("t1", "t2", "t3")),
+    Question("Whose plane?", 5, ("t1",)),
+    Question("How old?", 4, ()),
+    Question("Why?", None, ("t2",)),
+)
 
 
-def test_measure_asks_the_questions_with_evidence() -> None:
-    talk = Talk(
-        (
-            Question("What did Ana buy?", 4, ("t1",)),
-            Question("When?", 2, ("t1", "t2", "t3")),
-            Question("Whose plane?", 5, ("t1",)),
-            Question("How old?", 4, ()),
-            Question("Why?", None, ("t2",)),
-        )
-    )
+def test_questions_with_evidence_are_asked_once_for_each_number_of_items() -> None:
     asked: list[tuple[str, int]] = []
 
-    def search(about: Talk, question: str, limit: int) -> list[tuple[str, ...]]:
+    def search(question: str, limit: int) -> list[tuple[str, ...]]:
         asked.append((question, limit))
-        return [("t1",), ("t2", "t3")]
+        return [("t1",), ("t2", "t3")][:limit]
 
-    made = measure([talk], search, ks=(1, 2))
+    measured = with_evidence(QUESTIONS)
+    made = measure(measured, search, ks=(1, 2))
     assert asked == [(text, limit) for text in ("What did Ana buy?", "When?", "Why?") for limit in (1, 2)]
     assert made.at == pytest.approx({1: (1 + 1 / 3 + 0) / 3, 2: 1.0})
-    assert measure([talk], search, ks=(1,), categories=[5]).questions == 2  # one has no category
+    assert {k: interval.mean for k, interval in made.complete.items()} == pytest.approx({1: 1 / 3, 2: 1.0})
+    assert made.by_category[2].complete[1].mean == 0.0
     with pytest.raises(InvalidInputError, match="No question with evidence"):
-        measure([Talk(())], search)
+        measure((), search, ks=(1,))
+
+
+def test_a_search_for_ids_covers_one_with_each_item() -> None:
+    found = measure(QUESTIONS[:2], alone(lambda question, limit: ["t1", "t2"][:limit]), ks=(1, 2))
+    assert found.at == pytest.approx({1: (1 + 1 / 3) / 2, 2: (1 + 2 / 3) / 2})

@@ -118,6 +118,7 @@ def test_weights_are_read_again_only_when_they_changed(tmp_path: Path, monkeypat
         ({"base": " "}, "is needed"),
         ({"name": ""}, "at least 1 character"),
         ({"temperature": 1}, "Extra inputs"),
+        ({"teacher": "large"}, "add stages = true"),
     ],
 )
 def test_what_cannot_be(given: dict[str, Any], message: str) -> None:

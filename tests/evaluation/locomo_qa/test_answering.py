@@ -18,9 +18,10 @@ import invented_locomo
 import pytest
 from fake_server import FakeModelServer, Fault
 from scripted import WordEmbedder
+from tiny_model import TinyModel
 
 from memlora_plugins import BackendUnavailableError, nano
-from memlora_plugins.errors import BackendTimeoutError, DatasetError, EmbeddingError, InvalidInputError
+from memlora_plugins.errors import BackendTimeoutError, DatasetError, EmbeddingError, InvalidInputError, SettingsError
 from memlora_plugins.evaluation.harness.candidates import Candidate
 from memlora_plugins.evaluation.locomo_qa import recipe as locomo_recipe
 from memlora_plugins.evaluation.locomo_qa.answering import RowResult, answer_questions, rows
@@ -105,8 +106,15 @@ def test_a_finished_run_asks_nothing_and_needs_no_server(server: FakeModelServer
     asked = len(server.requests)
     server.stop()
     steps: list[tuple[int, int]] = []
-    again = run(file, tmp_path / "out", student(server), progress=lambda done, total: steps.append((done, total)))
-    assert again == first
+    begun: list[str] = []
+    again = run(
+        file,
+        tmp_path / "out",
+        student(server),
+        progress=lambda done, total: steps.append((done, total)),
+        on_row=lambda row: begun.append(row.name),
+    )
+    assert (again, begun) == (first, [])
     assert steps == [(56, 56)]
     assert len(server.requests) == asked
 
@@ -126,6 +134,67 @@ def test_students_conversations_and_questions_may_be_added(server: FakeModelServ
     later = [body for body in server.requests[asked:] if "Mia" in str(body["messages"][-1]["content"])]
     assert {body["model"] for body in later} == {"base", "other"}, "only the other student is asked about her again"
     assert max(bodies(server).values()) == 2
+
+
+TAUGHT = ["base", "large at extraction", "large at extraction and update", *ROWS[1:], "base"]
+
+
+def test_a_teacher_stands_in_at_single_stages(server: FakeModelServer, file: Path, tmp_path: Path) -> None:
+    """The upper half of the paper's Table 4; a teacher behind another API, and who is asked for what."""
+    with FakeModelServer(model="large") as other:
+        invented_locomo.serve(other)
+        other.reply("generation", "violet")
+        teacher = Candidate(name="large", base=other.model, base_url=other.base_url, api="openai")
+        results = run(file, tmp_path / "out", student(server, teacher="large"), teacher)
+        assert [one.row.name for one in results] == TAUGHT
+        base, extracted, updated, *_, by_itself = results
+        assert extracted.row.who == {
+            "extraction": "large: large",
+            "update": "student: base",
+            "generation": "student: base",
+        }
+        assert updated.remembered == by_itself.remembered, "who generates makes no other memory"
+        assert len(list((tmp_path / "out" / "memories").iterdir())) == 5
+        assert [one.said[0].answer for one in (base, extracted, updated, by_itself)] == ["red, I think"] * 3 + [
+            "violet"
+        ]
+        assert {body["model"] for body in other.requests} == {"large"}
+        assert set((bodies(other) + bodies(server)).values()) == {1}
+        assert len(other.asked("extraction")) == 8
+        assert len(other.asked("generation")) == 8
+        assert {one.models for result in results for one in result.made_on} == {"on a server"}
+        asked = len(other.requests) + len(server.requests)
+        assert run(file, tmp_path / "out", student(server, teacher="large"), teacher) == results
+        assert len(other.requests) + len(server.requests) == asked
+
+
+def test_a_teacher_in_process_is_told_by_its_weights(
+    server: FakeModelServer, file: Path, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    invented_locomo.write(file, [invented_locomo.talk("conv-a", "Ana", "Ben", sessions=1)])
+    teacher = Candidate(name="tiny", base=str(tiny_model.path))
+    results = run(file, tmp_path / "out", student(server, adapters={}, teacher="tiny"), teacher)
+    weights = teacher.who({})["update"]
+    assert [[one.row.who[stage] == weights for stage in STAGES] for one in results] == [
+        [False, False, False],
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
+    assert results[1].made_on[0].models.startswith("on a server and on the ")
+    assert results[2].remembered == results[3].remembered
+
+
+def test_a_teacher_that_cannot_be_opened_leaves_nothing_open(
+    server: FakeModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(VLLMBackend, "close", lambda self: closed.append(self.model))
+    teacher = Candidate(name="large", base=str(tmp_path / "nothing"))
+    row = rows([student(server, teacher="large"), teacher])[1]
+    with pytest.raises(SettingsError):
+        row.backend()
+    assert closed == ["base"]
 
 
 def test_other_material_is_refused(server: FakeModelServer, file: Path, tmp_path: Path) -> None:
@@ -285,6 +354,8 @@ def test_what_cannot_be_run(server: FakeModelServer, file: Path, tmp_path: Path,
         rows([one, one])
     with pytest.raises(InvalidInputError, match="at least one student"):
         rows([])
+    with pytest.raises(InvalidInputError, match="'large', the teacher of 'student', is no other student"):
+        rows([student(server, teacher="large")])
     with pytest.raises(InvalidInputError, match="given twice"):
         answer_questions([talks[0], talks[0]], rows([one]), WordEmbedder(), tmp_path / "out")
     with pytest.raises(InvalidInputError, match="concurrency"):
@@ -330,9 +401,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from scripted import WordEmbedder
-from memlora_plugins.evaluation.candidates import Candidate
-from memlora_plugins.evaluation.locomo_qa import answer_questions, rows
-from memlora_plugins.evaluation.locomo_run import material
+from memlora_plugins.evaluation.harness.candidates import Candidate
+from memlora_plugins.evaluation.locomo_qa.answering import answer_questions, rows
+from memlora_plugins.evaluation.locomo_qa.run import material
 
 address, file, out = sys.argv[1:]
 adapters = {stage: stage for stage in ("extraction", "update", "generation")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,39 @@ def test_an_answer_without_a_verdict_is_told_where_j_is(
     assert (summary.rows[-1].over_base.questions, summary.rows[-1].over_base.points.mean) == (3, 0.0)
 
 
+def test_a_judge_is_tried_before_the_models_are_asked(
+    server: FakeModelServer, judge: FakeModelServer, tmp_path: Path
+) -> None:
+    """By one easy answer: hours of work must not end with a wrong key. Where all is answered, there is no need."""
+    file, out = invented_locomo.write(tmp_path / "locomo.json"), tmp_path / "out"
+    told: list[tuple[str, int]] = []
+
+    def again(said: LocomoConfig) -> LocomoSummary:
+        told.clear()
+        return locomo_run.measure(
+            said,
+            locomo_run.material(file),
+            WordEmbedder(),
+            out,
+            judge=OpenAIBackend(judge.base_url, judge.model),
+            on_note=lambda line: told.append((line, len(server.requests))),
+        )[0]
+
+    judge.fail(Fault(status=401, message="no such key"))
+    first = again(config(server))
+    assert first.changes_by == "J", "the models are asked all the same, and later it could be asked"
+    [(line, asked)] = told
+    assert line.startswith("The judge cannot mark an easy answer (")
+    assert "no such key" in line
+    assert asked == 0
+    times = len(judge.requests)
+    assert again(config(server)) == first
+    assert (told, len(judge.requests)) == ([], times)
+    judge.reply("judge", "I would rather not say.")
+    again(config(server, "student", "other"))
+    assert "label" in told[0][0]
+
+
 def test_a_judge_out_of_reach_leaves_a_report_and_is_asked_later(
     server: FakeModelServer, judge: FakeModelServer, tmp_path: Path
 ) -> None:
@@ -249,10 +283,27 @@ def test_a_folder_that_cannot_be_written(server: FakeModelServer, tmp_path: Path
         measure(file, config(server), tmp_path / "out")
 
 
+def test_git_leaves_the_texts_alone(server: FakeModelServer, judge: FakeModelServer, tmp_path: Path) -> None:
+    """Whatever Git would add has no word of the conversations."""
+    out = tmp_path / "out"
+    measure(invented_locomo.write(tmp_path / "locomo.json"), config(server), out, judge)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    listed = ["git", "-C", str(out), "ls-files", "--others", "--exclude-standard", "-z"]
+    added = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")[:-1]
+    assert {"summary.json", "report.md", "run.json", "passes.jsonl", ".gitignore"} <= set(added)
+    kept = {name: (out / name).read_bytes() for name in added if not name.endswith(".png")}
+    assert not [name for name, content in kept.items() if b"cello" in content or b"Ana" in content]
+    with_words = [file for file in out.rglob("*") if file.is_file() and b"cello" in file.read_bytes()]
+    assert {file.relative_to(out).parts[0] for file in with_words} == set(locomo_run.WITH_TEXTS) - {
+        "memories.jsonl",
+        "judging.jsonl",
+    }
+
+
 def test_a_report_without_figures(server: FakeModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memlora_plugins.evaluation.locomo_qa.answering.report.find_spec", lambda name: None)
+    monkeypatch.setattr("memlora_plugins.evaluation.plots.available", lambda: False)
     measure(invented_locomo.write(tmp_path / "locomo.json"), config(server), tmp_path / "out")
-    assert "No figures: install matplotlib" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "report.md").read_text().count("No figure: install matplotlib") == 1
     assert not list((tmp_path / "out").glob("*.png"))
 
 
@@ -264,6 +315,7 @@ wordnet = "wordnet"
 name = "one"
 base = "nano"
 stages = true
+teacher = "two"
 
 [[student]]
 name = "two"
@@ -285,6 +337,7 @@ def test_a_config(tmp_path: Path) -> None:
     said = read_config(file, LocomoConfig)
     one, two = said.student
     assert one.is_nano, "whatever lies beside the file"
+    assert one.teacher == two.name
     assert two.adapters == {"extraction": str(tmp_path / "adapter"), "update": "by-name"}
     assert (said.wordnet, said.embedder) == (tmp_path / "wordnet", "words")
     assert said.judge is not None
@@ -297,6 +350,9 @@ def test_a_config(tmp_path: Path) -> None:
         (('name = "two"', 'name = "one"'), "the file: two students are called 'one'"),
         (('name = "two"', ""), r"student\[2\]\.name: Field required"),
         (("stages = true", "stages = 7"), r"student\[1\]\.stages: "),
+        (("stages = true", ""), r"student\[1\]: a teacher stands in at single stages; add stages = true"),
+        (('teacher = "two"', 'teacher = "three"'), "the teacher of 'one', 'three', is no other student of this file"),
+        (('teacher = "two"', 'teacher = "one"'), "the teacher of 'one', 'one', is no other student"),
         (("wordnet =", "wordnets ="), "wordnets: Extra inputs"),
         (("update =", "vision ="), r"student\[2\]\.adapters: 'vision' is no stage"),
         (("[judge]", "[judge"), "is not TOML"),

@@ -53,10 +53,12 @@ class Parts:
         return [dict.fromkeys(there, 1.0 if said == right else 0.5 if said else 0.0) for said, right in pairs]
 
 
-def results(*answers: Sequence[str | None], student: str = "student", names: Sequence[str] = ()) -> list[RowResult]:
+def results(*answers: Sequence[str | None], student: str = "student", teacher: str | None = None) -> list[RowResult]:
     """A row for each list of answers to `QUESTIONS`."""
     adapters = {"extraction": "e", "update": "u", "generation": "g"}
-    base = Candidate(name=student, base="b", base_url="http://127.0.0.1:9", adapters=adapters, stages=True)
+    at: dict[str, Any] = {"base": "b", "base_url": "http://127.0.0.1:9"}
+    measured = [Candidate(name=student, adapters=adapters, stages=True, teacher=teacher, **at)]
+    measured += [Candidate(name=teacher, **at)] if teacher else []
     kept = Remembered(
         conversation="conv-a",
         turns=1,
@@ -85,7 +87,7 @@ def results(*answers: Sequence[str | None], student: str = "student", names: Seq
                 for question, answer in zip(QUESTIONS, said, strict=True)
             ),
         )
-        for row, said in zip(rows([base]), answers, strict=False)
+        for row, said in zip(rows(measured), answers, strict=False)
     ]
 
 
@@ -195,6 +197,29 @@ async def test_several_students_are_labelled_and_compared_with_themselves() -> N
     assert rows[2].change is None
     assert rows[3].over_base is not None
     assert rows[3].over_base.points.mean == pytest.approx(1.5 / 3)
+
+
+def test_the_first_expert_is_compared_with_the_base_and_not_with_the_teacher() -> None:
+    """As in the paper's Table 4, whose column of changes begins anew below the teacher's rows."""
+    right = (0, 1, 2, 1, 2, 3, 3)
+    said = [[*(one.answer or "" for one in QUESTIONS[:count]), *["x"] * (6 - count)] for count in right]
+    found = results(*said, teacher="large")
+    rows, _ = summarised(found, scored(found, [TALK], Parts(*PARTS)))  # type: ignore[arg-type]
+    assert [(row.label, row.change and round(3 * row.change.points.mean)) for row in rows] == [
+        ("student: base", None),
+        ("student: large at extraction", 1),
+        ("student: large at extraction and update", 1),
+        ("student: + extraction", 1),
+        ("student: + update", 1),
+        ("student: + generation", 1),
+        ("large: base", None),
+    ]
+    assert [row.over_base and round(3 * row.over_base.points.mean) for row in rows] == [None, 1, 2, 1, 2, 3, None]
+    assert [row.teacher for row in rows][1:4] == [
+        {"extraction": "large"},
+        {"extraction": "large", "update": "large"},
+        {},
+    ]
 
 
 def test_a_change_is_told_over_the_questions_that_have_a_score_in_both() -> None:

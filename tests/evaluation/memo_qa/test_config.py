@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from memlora_plugins.errors import SettingsError
 from memlora_plugins.evaluation.harness.config_file import read_config
 from memlora_plugins.evaluation.memo_qa import answering as memo_qa
 from memlora_plugins.evaluation.memo_qa.config import BASELINES, PROTOCOLS, ExecutiveEndpoint, MemoConfig, MemoryEntry
+from memlora_plugins.memo.protocol import Budgets, Temperatures
 
 LEAST = """
 questions = "musique.jsonl"
@@ -99,7 +102,25 @@ def test_everything_said(tmp_path: Path) -> None:
         ("[temperatures]\nanswr = 0.1", "temperatures.answr: "),
         ("[[memory]]\nname = 'a'", r"memory\[1\]: a Memory model needs its folder, or base_url"),
         ("[[memory]]\nname = 'a'\nfolder = 'x'\nprotocols = []", r"memory\[1\].protocols: "),
-        ("[[memory]]\nname = 'a'\nfolder = 'x'\n[[memory]]\nname = 'a'\nfolder = 'y'", "memory: two Memory models"),
+        (
+            "[[memory]]\nname = 'a'\nfolder = 'x'\n[[memory]]\nname = 'a'\nfolder = 'y'",
+            "memory: two Memory models .* a name of its own, also where it is one model with other budgets",
+        ),
+        (
+            "[[memory]]\nname = 'a'\nfolder = 'x'\n"
+            "[[memory]]\nname = 'a'\nfolder = 'x'\nepoch = 1\nbudgets = { answer = 1 }",
+            "memory: 'a' has other budgets or temperatures in one entry than in another",
+        ),
+        (
+            "[[memory]]\nname = 'a'\nfolder = 'x'\nbudgets = { answer = -1 }",
+            r"memory\[1\].budgets: Budgets.answer must be a whole number",
+        ),
+        (
+            "[[memory]]\nname = 'a'\nfolder = 'x'\ntemperatures = { answer = -1 }",
+            r"memory\[1\].temperatures: a temperature is at least 0",
+        ),
+        ("memory = 3", "memory: Input should be a valid tuple"),
+        ("memory = [3]", r"memory\[1\]: Input should be a valid dictionary"),
         ("[judge]\nmodel = 'strict'", "judge.base_url: Field required"),
     ],
 )
@@ -107,6 +128,59 @@ def test_what_cannot_be_is_named(tmp_path: Path, more: str, message: str) -> Non
     top, _, tables = more.partition("[") if more.startswith("[") else (more, "", "")
     with pytest.raises(SettingsError, match=message):
         read(tmp_path, f"{top}\n{LEAST}\n{'[' + tables if tables else ''}")
+
+
+def test_a_memory_model_may_have_budgets_and_temperatures_of_its_own(tmp_path: Path) -> None:
+    text = f"""
+    {LEAST}
+    [budgets]
+    entity = 4
+    answer = 6
+    [temperatures]
+    answer = 0.5
+    [[memory]]
+    name = "small"
+    folder = "models/small"
+    [[memory]]
+    name = "small, short"
+    folder = "models/small"
+    [memory.budgets]
+    answer = 2
+    [memory.temperatures]
+    memory_answer = 0.0
+    """
+    config = read(tmp_path, text)
+    whole, short = map(config.of, config.memory)
+    assert whole == (Budgets(entity=4, answer=6), Temperatures(answer=0.5))
+    assert short == (Budgets(entity=4, answer=2), Temperatures(answer=0.5, memory_answer=0.0))
+    single = read(tmp_path, f"{LEAST}[memory]\nname = 'a'\nfolder = 'x'\nbudgets = {{ answer = 2 }}")
+    assert single.of(single.memory[0]) == (Budgets(answer=2), Temperatures())
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [("[judge]", "judge"), ("[executive]", "executive[1]"), ("[[memory]]", "memory[1]"), ("", "")],
+)
+def test_a_key_in_the_file_is_refused_and_not_shown(tmp_path: Path, where: str, key: str) -> None:
+    tables = {
+        "[executive]": "base_url = 'http://127.0.0.1:1'\nmodel = 'large'\n",
+        "[judge]": "base_url = 'http://127.0.0.1:1'\nmodel = 'strict'\n",
+        "[[memory]]": "name = 'a'\nfolder = 'x'\n",
+    }
+    for said, told in (
+        ("api_key = 'sk-secret'", "api_key: a key does not belong in a file; .* name that with api_key_env"),
+        *([("api_key_env = 'sk-secret'", "api_key_env: this is the name of an environment variable")] if key else ()),
+    ):
+        text = "".join(f"{name}\n{table}{said if name == where else ''}\n" for name, table in tables.items())
+        with pytest.raises(SettingsError, match=re.escape(f"{key}." if key else "") + told) as error:
+            read(tmp_path, f"questions = 'q'\n{'' if key else said}\n{text}")
+        assert "secret" not in str(error.value)
+
+
+def test_a_key_given_in_code_is_not_shown_either() -> None:
+    with pytest.raises(ValidationError) as error:
+        ExecutiveEndpoint.model_validate({"base_url": "http://127.0.0.1:1", "model": "large", "api_key": "sk-secret"})
+    assert "secret" not in str(error.value)
 
 
 def test_executives_have_names_of_their_own(tmp_path: Path) -> None:
