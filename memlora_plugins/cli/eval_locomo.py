@@ -16,7 +16,7 @@ from .options import Json, command
 from .output import complain, console, print_json, progress
 
 if TYPE_CHECKING:
-    from ..evaluation.locomo_qa.config import LocomoConfig
+    from ..evaluation.harness.endpoints import Endpoint
 
 _STUDENT = "The model"
 _ASKED = "What is asked"
@@ -81,6 +81,8 @@ def locomo(
     again when a judge or a metric's files are there, and it only scores.
     """
     from ..core import build_embedder
+    from ..evaluation.harness.config_file import read_config
+    from ..evaluation.locomo_qa.config import LocomoConfig
     from ..evaluation.locomo_qa.report import CHANGES, MODEL_SECONDS, REPORT_FILE, tables
     from ..evaluation.locomo_qa.run import material, measure
     from ..settings import load_settings
@@ -90,20 +92,27 @@ def locomo(
     of_one = options_given(context, [*(option.name for option in fields(student)), "stages"])
     if config is not None and of_one:
         raise typer.BadParameter(f"{', '.join(of_one)}: with --config, say that of a [[student]] in the file instead")
-    given: dict[str, Any] = {
-        "embedder": embedder,
-        "embedder_url": embedder_url,
-        "bertscore_model": bertscore_model,
-        "wordnet": wordnet,
-        "concurrency": concurrency,
-    }
-    measured = _config(config, student, stages, {name: value for name, value in given.items() if value is not None})
-    endpoint = judge.endpoint() if judge.named else measured.judge
+    given: dict[str, Any] = {"bertscore_model": bertscore_model, "wordnet": wordnet, "concurrency": concurrency}
+    given = {name: value for name, value in given.items() if value is not None}
+    embedding = {"embedder": embedder, "embedder_url": embedder_url}
+    if config is None:
+        one = {"student": (student.candidate(stages=stages),)}
+        measured = LocomoConfig.model_validate({**one, **given, **embedding})
+    else:
+        measured = read_config(config, LocomoConfig)
+        # what the file says counts more than the environment, and less than the command line
+        if options_given(context, embedding) or not measured.model_fields_set & embedding.keys():
+            given |= embedding
+        measured = measured.model_copy(update=given)
+    endpoint: Endpoint | None = measured.judge
+    if endpoint is None or options_given(context, [option.name for option in fields(judge)]):
+        endpoint = judge.endpoint() if judge.named else endpoint
     data = material(file, split=None if split is None else split.value, ids=conversation, corrected=corrected)
     with ExitStack() as opened:
         judging = None if endpoint is None else endpoint.backend()
         settings = load_settings(adapters={}, embedder=measured.embedder, embedder_url=measured.embedder_url)
-        used = build_embedder(settings)
+        # where there is no address, not the one that the environment has for another embedder
+        used = build_embedder(settings.model_copy(update={"embedder_url": measured.embedder_url}))
         opened.callback(used.close)
         bar = opened.enter_context(progress())
         task = bar.add_task("", total=None)
@@ -124,13 +133,3 @@ def locomo(
     show = console()
     for line in (CHANGES, MODEL_SECONDS, *summary.notes(), f"Written: {out / REPORT_FILE}"):
         show.print(line, soft_wrap=True)
-
-
-def _config(file: Path | None, student: StagedStudentOptions, stages: bool, given: dict[str, Any]) -> LocomoConfig:
-    """What the file says, or a config of the one student; what is `given` on the command line counts more."""
-    from ..evaluation.harness.config_file import read_config
-    from ..evaluation.locomo_qa.config import LocomoConfig
-
-    if file is not None:
-        return read_config(file, LocomoConfig).model_copy(update=given)
-    return LocomoConfig.model_validate({"student": (student.candidate(stages=stages),), **given})

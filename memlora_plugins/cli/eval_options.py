@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -122,6 +122,8 @@ def base_url_option(envvar: str | None = None) -> Any:
 class StudentOptions:
     """The one model that is measured."""
 
+    named_by: ClassVar[str] = "--base"
+
     base: Annotated[str | None, base_option()] = None
     base_url: Annotated[str | None, base_url_option()] = None
     adapter: Annotated[
@@ -144,7 +146,7 @@ class StudentOptions:
 
     def _named(self) -> str:
         if self.base is None:
-            raise typer.BadParameter("name the model with --base")
+            raise typer.BadParameter(f"name the model with {self.named_by}")
         return self.base
 
 

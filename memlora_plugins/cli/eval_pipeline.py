@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentOfEnvironment(StagedStudentOptions):
     """The one model that is measured; unless it is named, the environment's."""
+
+    named_by: ClassVar[str] = "--base, or set MEMLORA_MODEL"
 
     base: Annotated[str | None, base_option("MEMLORA_MODEL")] = None
     base_url: Annotated[str | None, base_url_option("MEMLORA_BASE_URL")] = None

@@ -147,6 +147,8 @@ def retrieval(
     paragraphs = (kind or _kind(file)) is Kind.musique
     if qdrant_url is not None and store is not Store.qdrant:
         raise typer.BadParameter("--qdrant-url is for --store qdrant")
+    if conversation and split:
+        raise typer.BadParameter("name conversations or splits, not both: the report says which split was measured")
     if paragraphs and (conversation or split or unit):
         raise typer.BadParameter("a MuSiQue file has paragraphs: no conversations, turns or facts to choose from")
     ks = tuple(sorted(set(k or (musique.KS if paragraphs else rankings.KS))))

@@ -116,7 +116,8 @@ def keep_private(out: Path, names: Iterable[str]) -> None:
     """
     file = out / ".gitignore"
     before = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    if more := [f"/{name}" for name in names if f"/{name}" not in before]:
+    hidden = [*(f"/{name}" for name in names), "/.*.draft"]  # what a kill left of writing one whole
+    if more := [name for name in hidden if name not in before]:
         write_whole(file, "\n".join([*before, *more]) + "\n")
 
 

@@ -17,6 +17,7 @@ import invented_locomo
 import pytest
 from commands import Memlora, run_memlora
 from fake_server import FakeModelServer
+from scripted import WordEmbedder
 from tiny_model import TinyModel
 
 from memlora_plugins import nano
@@ -77,6 +78,8 @@ def test_students_and_judge_of_a_config(
     memlora: Memlora, server: FakeModelServer, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMLORA_JUDGE_API_KEY", "key-of-the-judge")
+    monkeypatch.setenv("MEMLORA_JUDGE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("MEMLORA_JUDGE_MODEL", "of-the-environment")
     adapters = ", ".join(f'{stage} = "{stage}"' for stage in server.adapters)
     config = tmp_path / "eval.toml"
     with FakeModelServer(model="large") as judge:
@@ -105,12 +108,59 @@ def test_students_and_judge_of_a_config(
         named = ["--judge-url", judge.base_url, "--judge-model", "other"]
         judge.adapters["other"] = "/o"
         other = json.loads(memlora(*said, *named, "--json").stdout)
+        config.write_text(config.read_text().partition("[judge]")[0])
+        monkeypatch.setenv("MEMLORA_JUDGE_URL", judge.base_url)
+        judge.adapters["of-the-environment"] = "/e"
+        filled = json.loads(memlora(*said, "--json").stdout)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["small:", "+", "generation", "1.000", "n/a", *["1.000"] * 3] in [line[:8] for line in lines]
     assert ["small:", "teacher", "at", "extraction", "and", "update", "1.000"] in [line[:7] for line in lines]
     assert ["teacher,", "base", "1.000", "n/a", "0.250"] in [line[:5] for line in lines]
     assert "judged by large" in done.stdout
     assert (other["judge"], other["changes_by"]) == ("other", "J")
+    assert (filled["judge"], filled["changes_by"]) == ("of-the-environment", "J")
+
+
+class AddressedWordEmbedder(WordEmbedder):
+    """Takes the arguments of `OpenAIEmbedder`."""
+
+    def __init__(self, base_url: str, model: str, *, api_key: object = None) -> None:
+        super().__init__()
+        self.name = f"{model} at {base_url}"
+
+
+@pytest.mark.parametrize(
+    ("said", "environment", "given", "used"),
+    [
+        ({}, {"": "environs"}, [], "fake-words-for-environs"),
+        ({}, {"": "environs", "_URL": "http://there"}, [], "environs at http://there"),
+        ({"": "files"}, {"": "environs", "_URL": "http://there"}, [], "fake-words-for-files"),
+        ({"": "files", "_url": "http://file"}, {"": "environs", "_URL": "http://there"}, [], "files at http://file"),
+        ({"_url": "http://file"}, {"": "environs", "_URL": "http://there"}, [], "environs at http://file"),
+        ({"": "files", "_url": "http://file"}, {}, ["--embedder", "mine"], "fake-words-for-mine"),
+        ({"": "files"}, {}, ["--embedder", "mine", "--embedder-url", "http://mine"], "mine at http://mine"),
+    ],
+)
+def test_the_file_names_the_embedder_before_the_environment_and_after_the_command_line(
+    memlora: Memlora,
+    server: FakeModelServer,
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: dict[str, str],
+    environment: dict[str, str],
+    given: list[str],
+    used: str,
+) -> None:
+    monkeypatch.setattr("memlora_plugins.embedding.OpenAIEmbedder", AddressedWordEmbedder)
+    for name, value in environment.items():
+        monkeypatch.setenv(f"MEMLORA_EMBEDDER{name}", value)
+    invented_locomo.write(file, [invented_locomo.talk("conv-a", "Ana", "Ben", sessions=1)])
+    lines = [f'embedder{name} = "{value}"' for name, value in said.items()]
+    student = f'name = "small"\nbase = "{server.model}"\nbase_url = "{server.base_url}"'
+    (tmp_path / "eval.toml").write_text("\n".join([*lines, "[[student]]", student]))
+    done = memlora("eval", "locomo", str(file), "-o", "out", "--config", "eval.toml", "--json", *given)
+    assert json.loads(done.stdout)["embedder"] == used
 
 
 def test_a_model_in_process(memlora: Memlora, tiny_nano: TinyModel, file: Path, tmp_path: Path) -> None:
@@ -134,11 +184,14 @@ def test_a_model_in_process(memlora: Memlora, tiny_nano: TinyModel, file: Path, 
         (["--adapter", "vision=x"], 2, "no stage of the pipeline"),
         (["--api", "openai"], 2, "serves no adapters"),
         (["--judge-url", "http://127.0.0.1:9"], 2, "belong together"),
+        (["--judge-url", "http://u:SECRET@127.0.0.1:9", "--judge-model", "x"], 1, "api_key_env names the variable"),
         (["--corrected", "none.json"], 1, "none.json cannot be read"),
     ],
 )
 def test_wrong_usage(memlora: Memlora, words: list[str], more: list[str], code: int, message: str) -> None:
-    assert message in " ".join(memlora(*words, *more, code=code).stderr.replace("│", "").split())
+    told = " ".join(memlora(*words, *more, code=code).stderr.replace("│", "").split())
+    assert message in told
+    assert "SECRET" not in told
 
 
 @pytest.mark.parametrize(

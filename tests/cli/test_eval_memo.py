@@ -96,7 +96,8 @@ def test_one_configuration_gives_one_table(memlora: Memlora, bench: Bench, monke
     assert all((row["runs"], row["questions"], row["failed"]) == (3, 3, 0) for row in rows.values())
     assert {level["noise"]: level["negatives"] for level in bench.results()["levels"]} == {0: 0, 1: 4, 2: 10}
     kept_out = (bench.out / ".gitignore").read_text().split()
-    assert kept_out == ["/answers.jsonl", "/answering.jsonl", "/judging.jsonl"]
+    assert kept_out[:3] == ["/answers.jsonl", "/answering.jsonl", "/judging.jsonl"]
+    assert [name.partition("embeddings-")[0] for name in kept_out[3:]] == ["/.*.draft", "/", "/."], "and all vectors"
     texts = [file.name for file in bench.out.iterdir() if file.is_file() and b"Ada Quill" in file.read_bytes()]
     assert texts
     assert {f"/{name}" for name in texts} <= set(kept_out)

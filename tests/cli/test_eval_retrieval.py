@@ -118,18 +118,16 @@ def test_a_part_of_locomo(memlora: Memlora, locomo: Callable[..., Path]) -> None
     assert "conv-30, conv-41" in refused.stderr
 
 
-def test_several_parts_of_locomo_and_a_conversation(
-    memlora: Memlora, locomo: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_several_parts_of_locomo(memlora: Memlora, locomo: Callable[..., Path], tmp_path: Path) -> None:
     file = str(locomo("conv-41", "conv-26", "conv-30", "conv-47"))
-    words = ["--split", "test", "--split", "validation", "--split", "test", "--conversation", "conv-47"]
+    words = ["--split", "test", "--split", "validation", "--split", "test"]
     (tmp_path / "settings.toml").write_text("[[setting]]\nname = 'default'\n")
     words += ["--unit", "turns", "--config", "settings.toml", "--json"]
     told = json.loads(memlora("eval", "retrieval", file, "--out", "out", *words).stdout)
     assert told["splits"] == ["test", "validation"]
-    assert told["conversations"] == ["conv-47", "conv-30", "conv-41", "conv-26"]
+    assert told["conversations"] == ["conv-30", "conv-41", "conv-26"]
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "; test, validation: conv-47, conv-30, conv-41, conv-26)." in report
+    assert "; test, validation: conv-30, conv-41, conv-26)." in report
     assert "--split test --split validation" in report
 
 
@@ -144,7 +142,9 @@ def test_the_ablation_of_the_benchmarks_can_be_read(
             for field in fields(Ranking)
             if getattr(setting.ranking, field.name) != getattr(Ranking(), field.name)
         }
-        assert len(changed) + len(setting.without) + (setting.fact_share is not None) == (setting != ablation[0])
+        others = (setting.fact_share, setting.relevance)
+        changes = len(changed) + len(setting.without) + sum(one is not None for one in others)
+        assert changes == (setting != ablation[0])
     done = memlora("eval", "retrieval", str(locomo()), "--out", "out", "--unit", "both", "--config", str(ABLATION))
     assert ablation[-1].name in done.stdout
     rows = table((tmp_path / "out" / "report.md").read_text(), "All questions")
@@ -187,6 +187,7 @@ def test_paragraphs_of_musique(memlora: Memlora, tmp_path: Path) -> None:
         (["--facts", "none", "--unit", "both"], 2, "there are turns only to search"),
         (["--kind", "musique", "--unit", "turns"], 2, "paragraphs: no conversations, turns or facts"),
         (["--kind", "musique"], 1, "is not a MuSiQue file"),
+        (["--split", "test", "--conversation", "conv-1"], 2, "name conversations or splits, not both"),
         (["--conversation", "conv-9"], 1, "No conversation conv-9"),
         (["--config", "nowhere.toml"], 1, "nowhere.toml cannot be read"),
     ],

@@ -76,10 +76,10 @@ def test_an_interval_in_words_and_as_error_bars() -> None:
 def test_what_holds_texts_is_left_to_git_and_a_list_that_is_there_stays(tmp_path: Path) -> None:
     keep_private(tmp_path / "out", ["a.jsonl"])
     keep_private(tmp_path / "out", ["a.jsonl", "b.jsonl"])
-    assert (tmp_path / "out" / ".gitignore").read_text() == "/a.jsonl\n/b.jsonl\n"
+    assert (tmp_path / "out" / ".gitignore").read_text() == "/a.jsonl\n/.*.draft\n/b.jsonl\n"
     (tmp_path / ".gitignore").write_text("*.png")
     keep_private(tmp_path, ["a.jsonl"])
-    assert (tmp_path / ".gitignore").read_text() == "*.png\n/a.jsonl\n"
+    assert (tmp_path / ".gitignore").read_text() == "*.png\n/a.jsonl\n/.*.draft\n"
 
 
 def test_a_change_in_percent() -> None:

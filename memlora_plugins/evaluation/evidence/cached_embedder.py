@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...errors import ClosedError, StoreLockedError, StoreUnavailableError
 from ...store.folder import Folder
 from ..harness.scratch import Lent
+from ..report import keep_private
 
 if TYPE_CHECKING:
     from ...embedding import Embedder, Vector, Vectors
@@ -35,8 +36,10 @@ class CachedEmbedder(Lent):
         made_by = hashlib.sha256(self.name.encode()).hexdigest()[:12]
         self.file = folder / f"embeddings-{made_by}-{self.dimension}.bin"
         self._row = np.dtype([("key", f"V{_KEY}"), ("vector", "<f4", (self.dimension,))])
-        self._held: Folder | None = _held(self.file)
+        lock = self.file.with_name(f".{self.file.stem}")
+        self._held: Folder | None = _held(self.file, lock)
         try:
+            keep_private(folder, (self.file.name, lock.name))  # texts can be guessed from their vectors
             self._known = self._read()
         except BaseException:
             self.close()
@@ -83,9 +86,9 @@ class CachedEmbedder(Lent):
         return {row["key"].tobytes(): row["vector"] for row in rows}
 
 
-def _held(file: Path) -> Folder:
+def _held(file: Path, lock: Path) -> Folder:
     try:
-        return Folder(file.with_name(f".{file.stem}"))
+        return Folder(lock)
     except StoreLockedError as error:
         raise StoreLockedError(
             f"{file} is being written by somebody else, here or in another process. Wait until that is done, or use "

@@ -6,6 +6,7 @@ asked of `Memory.search`, for as many items as are looked at, so that a setting 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,7 @@ from ..harness.scratch import Lent
 from ..musique import KS as MUSIQUE_KS
 from ..retrieval import Bm25Search, DenseSearch
 from .places import Place
-from .recall import Found, Outcome, Recall, Search, alone, ask, measure, recall, with_evidence
+from .recall import Found, ItemSearch, Outcome, Recall, alone, ask, measure, recall, with_evidence
 
 if TYPE_CHECKING:
     from ...embedding import Embedder
@@ -51,9 +52,13 @@ class Setting:
     """A ranking under a name, and what it is measured over.
 
     For ablations of what a ranking does not decide: `without` is not told to the memory of a conversation; with a
-    `fact_share` (0 to 1) that share of the items are the best facts, the others the best turns, by turns; with
-    `relevance` (0 to 1) items are taken one by one from three times as many by maximal marginal relevance: so much
-    counts the score, the rest how unlike the item is to those taken.
+    `fact_share` (0 to 1) that share of the items, rounded up, are the best facts, the others the best turns, one of
+    each by turns; with `relevance` (0 to 1) items are taken one by one from three times as many by maximal marginal
+    relevance: so much counts the score, the rest how unlike the item is to those taken.
+
+    Raises:
+        InvalidInputError: a share is out of its range, or a `fact_share` is not of facts and turns, or is with
+            `relevance`.
     """
 
     name: str
@@ -62,6 +67,15 @@ class Setting:
     without: tuple[Untold, ...] = ()
     fact_share: float | None = None
     relevance: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, share in (("fact_share", self.fact_share), ("relevance", self.relevance)):
+            if share is not None and not 0 <= share <= 1:
+                raise InvalidInputError(f"{name} is a share from 0 to 1, got {share!r}.")
+        if self.fact_share is not None and self.units != ("both",):
+            raise InvalidInputError('fact_share is for units = ["both"].')
+        if self.fact_share is not None and self.relevance is not None:
+            raise InvalidInputError("fact_share and relevance are two ways to choose items; measure one of them.")
 
 
 SETTINGS = (
@@ -95,7 +109,7 @@ def read_settings(file: Path) -> list[Setting]:
     Raises:
         SettingsError: the file cannot be read, or says something else; it names the key.
     """
-    return [Setting(**dict(row)) for row in read_config(file, _Rows).setting]
+    return [row.setting() for row in read_config(file, _Rows).setting]
 
 
 class _Row(BaseModel):
@@ -105,16 +119,19 @@ class _Row(BaseModel):
     units: Annotated[tuple[Unit, ...], Field(min_length=1)] = UNITS
     ranking: Annotated[Ranking, BeforeValidator(as_ranking)] = DEFAULT
     without: tuple[Untold, ...] = ()
-    fact_share: Annotated[float | None, Field(ge=0, le=1)] = None
-    relevance: Annotated[float | None, Field(ge=0, le=1)] = None
+    fact_share: float | None = None
+    relevance: float | None = None
 
     @model_validator(mode="after")
-    def _shared(self) -> Self:
-        if self.fact_share is not None and self.units != ("both",):
-            raise ValueError('fact_share is for units = ["both"]')
-        if self.fact_share is not None and self.relevance is not None:
-            raise ValueError("fact_share and relevance are two ways to choose items; measure one of them")
+    def _is_one(self) -> Self:
+        try:
+            self.setting()
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from error
         return self
+
+    def setting(self) -> Setting:
+        return Setting(**dict(self))
 
 
 class _Rows(BaseModel):
@@ -212,16 +229,21 @@ def measure_paragraphs(
     paragraph is a fact, with the settings for facts.
 
     Raises:
-        InvalidInputError: no setting is for facts. EmbeddingError; StoreError.
+        InvalidInputError: no setting is for facts, or one is `without` what paragraphs do not have. EmbeddingError;
+            StoreError.
     """
     scope = Scope("musique")
     settings = [setting for setting in settings if "facts" in setting.units]
     if not settings:
         raise InvalidInputError("No setting is measured over facts, and as such a memory keeps paragraphs.")
+    if told := [setting.name for setting in settings if setting.without]:
+        raise InvalidInputError(
+            f"Paragraphs have no neighbours, dates or speakers, so {told[0]!r} changes nothing: leave it out."
+        )
     total = len(data.questions) * (2 + len(settings))
     measured: list[Measured] = []
 
-    def found(search: Search) -> Recall:
+    def found(search: ItemSearch) -> Recall:
         score = measure(data.questions, search, ks=ks)
         progress(len(data.questions) * (len(measured) + 1), total)
         return score
@@ -305,7 +327,7 @@ def _found(memory: Memory, scope: Scope, setting: Setting, embedder: Embedder, q
         return memory.search(question, scope=scope, limit=most, kinds=kinds) if most else []
 
     if setting.fact_share is not None:
-        facts = search(round(setting.fact_share * limit), "fact")
+        facts = search(math.ceil(setting.fact_share * limit), "fact")
         turns = search(limit - len(facts), "turn")
         return [hit.sources for pair in zip_longest(facts, turns) for hit in pair if hit is not None]
     if setting.relevance is not None:

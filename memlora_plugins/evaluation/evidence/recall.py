@@ -139,11 +139,11 @@ class Asked(Protocol):
     def evidence(self) -> tuple[str, ...]: ...
 
 
-Search = Callable[[str, int], Found]
+ItemSearch = Callable[[str, int], Found]
 """(question, limit) to found items, best first."""
 
 
-def alone(search: Callable[[str, int], Iterable[str]]) -> Search:
+def alone(search: Callable[[str, int], Iterable[str]]) -> ItemSearch:
     """A search that finds ids, as one whose items cover one id each."""
     return lambda question, limit: [(id,) for id in search(question, limit)]
 
@@ -154,12 +154,12 @@ def with_evidence(questions: Iterable[Asked]) -> list[Asked]:
     return [one for one in questions if one.evidence and (one.category is None or one.category in ANSWERABLE)]
 
 
-def ask(questions: Iterable[Asked], search: Search, *, ks: Sequence[int]) -> list[Outcome]:
+def ask(questions: Iterable[Asked], search: ItemSearch, *, ks: Sequence[int]) -> list[Outcome]:
     """Ask every question once for each of `ks`: where fewer are wanted, they may be searched for in another way."""
     return [Outcome({k: search(one.text, k) for k in ks}, one.evidence, one.category) for one in questions]
 
 
-def measure(questions: Iterable[Asked], search: Search, *, ks: Sequence[int]) -> Recall:
+def measure(questions: Iterable[Asked], search: ItemSearch, *, ks: Sequence[int]) -> Recall:
     """Ask every question, and average what is found of the evidence.
 
     Raises:

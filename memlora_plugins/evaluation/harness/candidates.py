@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from ... import nano
 from ...errors import SettingsError
 from ..pipeline import STAGES, Adapters, stages
-from .config_file import BesideName
+from .config_file import BesideName, KeyVariable
 
 if TYPE_CHECKING:
     from ...serving.base import Backend
@@ -25,7 +25,14 @@ EXPERTS, SHARED = "experts", "one shared adapter"
 """Rows with an adapter at every stage that has one."""
 REMEMBERING = ("neighbours_per_fact", "facts_per_update", "similarity_threshold", "exchange_chars", "quoted_facts")
 """The settings that what is remembered depends on."""
-ANSWERING = ("token_budget", "answer_budget", "memories_per_answer", "answer_threshold", "quoted_answers")
+ANSWERING = (
+    "token_budget",
+    "answer_budget",
+    "memories_per_answer",
+    "answer_threshold",
+    "quoted_answers",
+    "ranking",
+)
 """The settings that an answer depends on besides."""
 
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -45,13 +52,13 @@ class Candidate(BaseModel):
             without `stages`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: _Text
     base: Annotated[Literal["nano"] | BesideName, Field(union_mode="left_to_right")]
     base_url: _Text | None = None
     api: Literal["vllm", "openai"] = "vllm"
-    api_key_env: _Text = "MEMLORA_API_KEY"
+    api_key_env: KeyVariable = "MEMLORA_API_KEY"
     adapters: dict[str, BesideName] = {}
     shared: BesideName | None = None
     stages: bool = False
@@ -168,7 +175,7 @@ class Candidate(BaseModel):
         if self.base_url is None:
             base = _weights(model_folder(self.model, allow_download=False))
         else:
-            base = f"{self.name}: {self.model}"
+            base = f"{self.name}: {self.model}" + ("" if self.api == "vllm" else f" ({self.api})")
         names = self.names(adapters)
         return {stage: f"{base} + {names[stage]}" if stage in names else base for stage in STAGES}
 

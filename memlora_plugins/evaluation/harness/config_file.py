@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from os import PathLike
 from pathlib import Path
@@ -30,9 +31,12 @@ def read_config(file: str | PathLike[str], kind: type[Config]) -> Config:
     try:
         return kind.model_validate(said, context={"folder": path.parent})
     except ValidationError as error:
+        every = error.errors(include_input=False, include_url=False)
+        failed = {found["loc"][:length] for found in every for length in range(1, len(found["loc"]))}
         problems = "; ".join(
             f"{_key(found['loc'])}: {_told(found['type'], found['loc'], found['msg'])}"
-            for found in error.errors(include_input=False, include_url=False)
+            for found in every
+            if not (found["type"] == "too_short" and found["loc"] in failed)  # it is for want of the row that failed
         )
         raise SettingsError(f"{path}: {problems}.") from None  # the cause would repeat what was given, keys included
 
@@ -50,6 +54,16 @@ def _key(loc: tuple[int | str, ...]) -> str:
     for part in loc:
         key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else part
     return key or "the file"
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ValueError("this is the name of an environment variable, which holds the key; not the key itself")
+    return name
+
+
+KeyVariable = Annotated[str, AfterValidator(_variable)]
+"""The name of the environment variable that a key is read from."""
 
 
 def _beside(path: Path, info: ValidationInfo) -> Path:

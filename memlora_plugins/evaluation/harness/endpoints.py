@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from ...errors import BackendError, SettingsError
 from ...serving.openai_compatible import OpenAIBackend, StructuredOutput
+from .config_file import KeyVariable
 
 if TYPE_CHECKING:
     from ...serving.base import Completion, Request
 
 _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-
-
-def _variable(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-        raise ValueError("this is the name of an environment variable, which holds the key; not the key itself")
-    return name
-
-
-KeyVariable = Annotated[str, AfterValidator(_variable)]
-"""The name of the environment variable that a key is read from."""
 
 
 @contextmanager
@@ -82,6 +73,13 @@ class Endpoint(BaseModel):
     structured_output: StructuredOutput = "json_schema"
     extra_body: dict[str, Any] = Field(default={}, repr=False)
     timeout: float = Field(default=120.0, gt=0)
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_key(cls, base_url: str) -> str:
+        if "@" in urlsplit(base_url).netloc:
+            raise ValueError("an address holds no user or password; api_key_env names the variable with the key")
+        return base_url
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...memory import AsyncMemory
+from ...store.ranking import DEFAULT
 
 if TYPE_CHECKING:
     from ...embedding import Embedder, Vectors
@@ -18,10 +19,12 @@ T = TypeVar("T")
 
 
 def scratch_memory(backend: Backend, folder: Path, embedder: Embedder, settings: Settings | None) -> AsyncMemory:
-    """A memory with an embedded store in `folder`. Closing it closes `backend` and leaves `embedder` open."""
+    """A memory with an embedded store in `folder`, ranked as `settings` say. Closing it closes `backend` and leaves
+    `embedder` open."""
     from ...store.edge import EdgeFactStore
 
-    return AsyncMemory(backend=backend, store=EdgeFactStore(folder), embedder=Lent(embedder), settings=settings)
+    store = EdgeFactStore(folder, ranking=DEFAULT if settings is None else settings.ranking)
+    return AsyncMemory(backend=backend, store=store, embedder=Lent(embedder), settings=settings)
 
 
 class Lent:

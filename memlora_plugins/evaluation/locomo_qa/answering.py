@@ -64,8 +64,9 @@ class Row:
     @property
     def computed(self) -> str:
         """Where its models compute; see `Candidate.computed`."""
-        places = [self.student.computed, *([] if self.teacher is None else [self.teacher.computed])]
-        return " and ".join(dict.fromkeys(places))
+        own = [] if self.by_teacher == STAGES else [self.student]
+        models = own if self.teacher is None else [*own, self.teacher]
+        return " and ".join(dict.fromkeys(model.computed for model in models))
 
     def backend(self) -> Backend:
         """What answers.
@@ -73,6 +74,8 @@ class Row:
         Raises:
             as `Candidate.backend`.
         """
+        if self.teacher is not None and self.by_teacher == STAGES:
+            return self.teacher.backend({})
         own = self.student.backend(self.adapters)
         if self.teacher is None:
             return own
@@ -124,7 +127,7 @@ def rows(students: Sequence[Candidate]) -> list[Row]:
 
 
 def _taught(student: Candidate, students: Sequence[Candidate]) -> list[Row]:
-    """The rows of the student's base with its teacher's at the first stages; at all of them, it is the teacher's."""
+    """The rows of the student's base with its teacher's at the first stages, the last one at all of them."""
     if student.teacher is None:
         return []
     teacher = next((one for one in students if one.name == student.teacher and one is not student), None)
@@ -132,8 +135,9 @@ def _taught(student: Candidate, students: Sequence[Candidate]) -> list[Row]:
         raise InvalidInputError(
             f"{student.teacher!r}, the teacher of {student.name!r}, is no other student; it must be measured too."
         )
-    first = [STAGES[:count] for count in range(1, len(STAGES))]
-    return [Row(student, f"{teacher.name} at {' and '.join(some)}", {}, teacher, some) for some in first]
+    first = [STAGES[:count] for count in range(1, len(STAGES) + 1)]
+    where = [*(" and ".join(some) for some in first[:-1]), "every stage"]
+    return [Row(student, f"{teacher.name} at {at}", {}, teacher, some) for at, some in zip(where, first, strict=True)]
 
 
 def answer_questions(

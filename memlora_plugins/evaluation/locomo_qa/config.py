@@ -40,8 +40,7 @@ class LocomoConfig(BaseModel):
         model = "gpt-oss-120b"
 
     The rows of a student with `stages` and a `teacher` are those of the paper's Table 4: its base; the teacher's base
-    at extraction; at extraction and update; then its own experts, one after the other. The teacher at every stage is
-    the base row of the teacher itself.
+    at extraction; at extraction and update; at every stage; then its own experts, one after the other.
 
     Paths count from the folder of the file.
 
@@ -49,7 +48,7 @@ class LocomoConfig(BaseModel):
         pydantic.ValidationError: something is missing, unknown or contradicts another.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     student: tuple[Candidate, ...] = Field(min_length=1)
     embedder: BesideName | None = None

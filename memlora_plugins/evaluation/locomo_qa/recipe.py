@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
@@ -42,7 +41,7 @@ def made_here(models: str, concurrency: int) -> MadeOn:
 
 def recipe() -> dict[str, str]:
     """What all rows have in common, by name: the version of this package, and digests of what an expert is asked (in
-    both styles, about invented lines), of the schemas, and of the ranking with what is fixed when a memory is written.
+    both styles, about invented lines), of the schemas, and of what is fixed in a ranking.
     """
     said = extraction.Exchange("I live in Porto.", "Ana", "Where do you live?", "Ben", _DAY)
     hits = [
@@ -64,9 +63,9 @@ def recipe() -> dict[str, str]:
             generation.MAX_TOKENS,
         ],
     }
-    ranked = [asdict(ranking.DEFAULT), ranking.WINDOW, ranking.COUNTING, ranking.SATURATION, ranking.RRF]
+    ranked = [ranking.WINDOW, ranking.COUNTING, ranking.SATURATION, ranking.RRF]
     return {
         "version of memlora-plugins": versions("memlora-plugins").removeprefix("memlora-plugins "),
         **{f"prompt of {expert}": digest(what) for expert, what in asked.items()},
-        "ranking": digest(ranked),
+        "ranking, what is fixed": digest(ranked),
     }

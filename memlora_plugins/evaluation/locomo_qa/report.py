@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ...errors import DatasetError
 from ...files import write_whole
+from ...store.ranking import Ranking
 from .. import plots
 from ..harness.candidates import SHARED
 from ..locomo import ADVERSARIAL, CATEGORIES
@@ -153,11 +155,11 @@ def tables(summary: LocomoSummary, *, intervals: bool = True) -> list[Table]:
 
 _SCORES, _STUDENTS, _REMEMBERED = "Scores, categories 1 to 4", "Students", "What was remembered"
 CHANGES = (
-    "Changes are differences of means in points, over the questions that are scored in both, with 95 % paired "
-    "bootstrap intervals over these questions. A percentage of the earlier score stands behind one only where its "
-    "interval excludes 0."
+    "In brackets: 95 % of a bootstrap over these questions, which says nothing of other conversations. Changes are "
+    "differences of means, over the questions that are scored in both, paired. A percentage of the earlier score "
+    "stands behind one only where its interval has a width and excludes 0."
 )
-"""What is to be said of changes."""
+"""What is to be said of intervals and changes."""
 MODEL_SECONDS = (
     "Model seconds are those of all model calls behind a row, added up, by whichever process they were made: calls "
     "that ran together each count, and a memory that rows share counts in each of them."
@@ -244,7 +246,7 @@ class _Tables:
         names = list(dict.fromkeys(name for row in self._summary.rows for name in row.settings))
 
         def cell(name: str) -> Cell:
-            return lambda row: str(row.settings.get(name, ""))
+            return lambda row: _setting(row.settings.get(name, ""))
 
         return [self._table("Settings of the memories", [(name, cell(name)) for name in names])] if names else []
 
@@ -274,6 +276,14 @@ class _Tables:
         if interval is None:
             return "n/a"
         return told(interval) if self._intervals else f"{interval.mean:.3f}"
+
+
+def _setting(value: object) -> str:
+    """As a table has it; of a ranking, what is not the default's."""
+    if not isinstance(value, dict):
+        return str(value)
+    default = asdict(Ranking())
+    return ", ".join(f"{name} {one}" for name, one in value.items() if one != default[name]) or "the default"
 
 
 # Figures -------------------------------------------------------------------------------------------------------------

@@ -172,10 +172,10 @@ def _unfit(judge: Backend) -> BackendError | ReplyError | None:
     """Why it cannot be asked: found out by one call, before others work for hours for what only it can finish."""
     try:
         said = judge.complete(Request(EXPERT, [{"role": "user", "content": prompt(_EASY)}], SCHEMA, MAX_TOKENS, 0.0))
-        read(said.text, cut_off=said.finish_reason == "length")
+        correct, _ = read(said.text, cut_off=said.finish_reason == "length")
     except (BackendError, ReplyError) as error:
         return error
-    return None
+    return None if correct else ReplyError("it marks a right answer as wrong", reply=said.text)
 
 
 async def _judged(
@@ -212,7 +212,7 @@ def _summary(
         split=data.split,
         students={student.name: Path(student.base).name for student in config.student},
         embedder=embedder.name,
-        judge=None if judge is None else Judge(judge).name,
+        judge=None if judge is None else Path(Judge(judge).name).name,
         measures={
             **metrics.made_with,
             **dict.fromkeys(METRICS, "of SQuAD's normalised tokens"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -38,7 +39,7 @@ J, L = "J", "L"
 MEASURES = (J, L, *METRICS, *similarity.PARTS)
 """In the order of tables."""
 
-PLAIN_F1 = "over the words of both answers, as in SQuAD: neither LoCoMo's own F1 nor Mem0's"
+PLAIN_F1 = "over the words of both answers, as in SQuAD, any punctuation aside: neither LoCoMo's own F1 nor Mem0's"
 """What is to be said of token F1."""
 
 
@@ -110,13 +111,13 @@ class Adversarial(BaseModel):
 class RowScores(BaseModel):
     """How well one row did, and what that took.
 
-    `experts` are the names of its adapters by stage, `teacher` the student whose base answers by stage in the place of
-    its own, `settings` those of its memory that answers depend on. `change` is what the row gains on the row before it
-    of the same student (the first one with an expert: on the base, as the first one with a teacher), `over_base` on its
-    base; None where there is nothing to compare with. `turns`, `facts`, `retired` and `pending` are of its memory.
-    `cut_off`, `failures` and `usage` count a question once that is asked twice: it is answered once. `model_seconds`
-    are those of all model calls, added up, whichever row or process made them: a shared memory's count in every row,
-    those of calls that ran together each.
+    `experts` are the names of its adapters by stage, of a path its last part, `teacher` the student whose base answers
+    by stage in the place of its own, `settings` those of its memory that answers depend on. `change` is what the row
+    gains on the row before it of the same student (the first one with an expert: on the base, as the first one with a
+    teacher), `over_base` on its base; None where there is nothing to compare with. `turns`, `facts`, `retired` and
+    `pending` are of its memory. `cut_off`, `failures` and `usage` count a question once that is asked twice: it is
+    answered once. `model_seconds` are those of all model calls, added up, whichever row or process made them: a shared
+    memory's count in every row, those of calls that ran together each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,7 +127,7 @@ class RowScores(BaseModel):
     row: str
     experts: dict[str, str]
     teacher: dict[str, str] = {}
-    settings: dict[str, bool | int | float | None] = {}
+    settings: dict[str, bool | int | float | dict[str, float | int | str] | None] = {}
     made_on: tuple[MadeOn, ...] = ()
     overall: Scores
     by_category: dict[int, Scores]
@@ -251,7 +252,7 @@ def change(before: Sequence[ScoredQuestion], now: Sequence[ScoredQuestion], by: 
         return None
     old, new = [then for then, _ in both], [one for _, one in both]
     points, earlier = paired_bootstrap(old, new), statistics.fmean(old)
-    sure = points.low > 0 or points.high < 0
+    sure = points.low < points.high and (points.low > 0 or points.high < 0)
     return Change(questions=len(both), points=points, share=points.mean / earlier if sure and earlier else None)
 
 
@@ -305,7 +306,7 @@ def _row(result: RowResult, name: str, answers: Sequence[ScoredQuestion]) -> Row
         label=name,
         student=row.student.name,
         row=row.name,
-        experts=row.student.names(row.adapters),
+        experts={stage: Path(name).name for stage, name in row.student.names(row.adapters).items()},
         teacher={} if row.teacher is None else dict.fromkeys(row.by_teacher, row.teacher.name),
         settings=row.settings.model_dump(mode="json", include={*REMEMBERING, *ANSWERING}),
         made_on=result.made_on,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Annotated, Any, Literal, Self, get_args
@@ -20,8 +21,8 @@ from pydantic import (
 
 from ...memo.protocol import Budgets, Temperatures
 from ...memo.protocol import Method as ProtocolName
-from ..harness.config_file import BesideName, BesidePath
-from ..harness.endpoints import ExecutiveEndpoint, JudgeEndpoint, KeyVariable
+from ..harness.config_file import BesideName, BesidePath, KeyVariable
+from ..harness.endpoints import ExecutiveEndpoint, JudgeEndpoint
 from .reading import TOP_K
 
 Baseline = Literal["no context", "perfect retrieval", "BM25", "dense"]
@@ -32,8 +33,8 @@ _Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
 def _warm(temperatures: Temperatures) -> Temperatures:
-    if min(astuple(temperatures)) < 0:
-        raise ValueError("a temperature is at least 0")
+    if not all(0 <= one < math.inf for one in astuple(temperatures)):
+        raise ValueError("a temperature is a finite number of at least 0")
     return temperatures
 
 

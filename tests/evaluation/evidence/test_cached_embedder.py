@@ -46,6 +46,15 @@ def test_every_text_is_embedded_once_even_in_another_run(tmp_path: Path) -> None
     assert again.embed([]).shape == (0, model.dimension)
 
 
+def test_git_leaves_vectors_and_lock_alone(tmp_path: Path) -> None:
+    """What was said can be guessed from them."""
+    with closing(CachedEmbedder(Counting(), tmp_path)) as cached:
+        cached.embed(["a boat"])
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        listed = ["git", "-C", str(tmp_path), "status", "--porcelain", "--untracked-files=all"]
+        assert subprocess.run(listed, check=True, capture_output=True, text=True).stdout == "?? .gitignore\n"
+
+
 async def test_asynchronously_too(tmp_path: Path) -> None:
     model = Counting()
     cached = CachedEmbedder(model, tmp_path)

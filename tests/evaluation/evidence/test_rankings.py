@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import hops
 import pytest
@@ -133,6 +134,7 @@ def test_ablations_of_what_is_told_and_of_the_budget() -> None:
         Setting("facts alone", units=("both",), fact_share=1.0),
         Setting("turns alone", units=("both",), fact_share=0.0),
         Setting("one of two a fact", units=("both",), fact_share=0.5),
+        Setting("a tenth of two facts", units=("both",), fact_share=0.1),
     ]
     measured = rankings.measure_conversations(
         [talk()], settings, ["turns", "both"], WordEmbedder(), places.edge, ks=(2, 6)
@@ -144,11 +146,13 @@ def test_ablations_of_what_is_told_and_of_the_budget() -> None:
         ((), 1.0),
         ((), 0.0),
         ((), 0.5),
+        ((), 0.1),
     ]
     scores = {one.setting: one.score.at for one in measured}
     assert scores["facts alone"][2] == 1.0
     assert scores["turns alone"][6] == 1.0
     assert scores["turns alone"][2] < scores["one of two a fact"][2]
+    assert scores["a tenth of two facts"][2] == scores["one of two a fact"][2], "rounded up"
     words = Ranking(text=0, context=0)
     alike = [
         Setting("with", words, without=("speakers",)),
@@ -254,6 +258,22 @@ def test_paragraphs_are_found_by_three_ways(tmp_path: Path, place: Place) -> Non
     assert measured[-1].score.at[9] == 1.0
     with pytest.raises(InvalidInputError, match="No setting is measured over facts"):
         rankings.measure_paragraphs(data, [Setting("both", units=("both",))], WordEmbedder(), place)
+    with pytest.raises(InvalidInputError, match=r"Paragraphs have no .* so 'undated' changes nothing: leave it out"):
+        rankings.measure_paragraphs(data, [Setting("undated", without=("dates",))], WordEmbedder(), place)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"relevance": 1.5}, "relevance is a share from 0 to 1, got 1.5"),
+        ({"units": ("both",), "fact_share": -0.1}, "fact_share is a share"),
+        ({"fact_share": 0.5}, "fact_share is for units"),
+        ({"units": ("both",), "fact_share": 0.5, "relevance": 0.5}, "two ways to choose items"),
+    ],
+)
+def test_a_setting_that_cannot_be(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Setting("a", **given)
 
 
 @pytest.fixture
@@ -317,9 +337,10 @@ def test_settings_from_a_file(toml: Callable[[str], Path]) -> None:
         ("[[setting]]\nname = 'a'\nranking = 2", "ranking: A ranking is a Ranking or a table"),
         ("[[setting]]\nname = 'a'\nwithout = ['words']", "without.*'neighbours', 'dates' or 'speakers'"),
         ("[[setting]]\nname = 'a'\nfact_share = 0.5", r"fact_share is for units = \[.both.\]"),
-        ("[[setting]]\nname = 'a'\nunits = ['both']\nfact_share = 1.5", "fact_share: .* less than or equal to 1"),
+        ("[[setting]]\nname = 'a'\nunits = ['both']\nfact_share = 1.5", r"setting\[1\]: fact_share is a share"),
         ("[[setting]]\nname = 'a'\nunits = ['both']\nfact_share = 0.5\nrelevance = 0.5", "two ways to choose items"),
-        ("[[setting]]\nname = 'a'\nrelevance = -0.5", "relevance: .* greater than or equal to 0"),
+        ("[[setting]]\nname = 'a'\nrelevance = -0.5", r"setting\[1\]: relevance is a share from 0 to 1"),
+        ("[[setting]]\nname = 'a'\nrelevance = nan", "relevance is a share from 0 to 1"),
         ("[[setting]]\nname = 'a'\nranking = {carried = -1}", r"\[1\].ranking: Ranking.carried is a finite number"),
     ],
 )

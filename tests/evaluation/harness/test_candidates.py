@@ -91,6 +91,7 @@ def test_what_stands_for_a_model(tiny_model: TinyModel, tmp_path: Path) -> None:
         "update": "student: base + u",
         "generation": "student: base",
     }
+    assert served(api="openai").who({}) != served().who({}), "it may be another model"
     folder = write_adapter(tmp_path / "adapter")
     assert served().names({"update": str(folder)})["update"].startswith("update@")
 
@@ -119,8 +120,11 @@ def test_weights_are_read_again_only_when_they_changed(tmp_path: Path, monkeypat
         ({"name": ""}, "at least 1 character"),
         ({"temperature": 1}, "Extra inputs"),
         ({"teacher": "large"}, "add stages = true"),
+        ({"api_key_env": "sk-SECRET-1"}, "the name of an environment variable"),
+        ({"api_key": "sk-SECRET-1"}, "api_key\n  Extra inputs"),
     ],
 )
 def test_what_cannot_be(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ValidationError, match=message) as error:
         Candidate(**({"name": "student", "base": "base", "base_url": AT} | given))
+    assert "SECRET" not in str(error.value)

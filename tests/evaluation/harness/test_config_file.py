@@ -22,6 +22,7 @@ class Whole(BaseModel):
     base: BesideName = "MiniLM"
     runs: int = Field(default=1, ge=1)
     part: tuple[Part, ...] = ()
+    some: tuple[Part, ...] = Field(default=(Part(name="a"),), min_length=1)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -51,6 +52,8 @@ def test_what_code_says_stays_as_it_is() -> None:
         ('data = "x"\nrunz = 1', "runz: Extra inputs are not permitted"),
         ('data = "x"\n[[part]]\nname = "a"\n[[part]]\nname = 3', r"part\[2\].name: Input should be a valid string"),
         ('runs = "secret"', "data: Field required; runs: "),
+        ('data = "x"\nsome = []', r"some: .* at least 1 item"),
+        ('data = "x"\n[[some]]\nname = 3', r"toml: some\[1\].name: Input should be a valid string\.$"),
     ],
 )
 def test_what_cannot_be_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:

@@ -136,7 +136,8 @@ def test_students_conversations_and_questions_may_be_added(server: FakeModelServ
     assert max(bodies(server).values()) == 2
 
 
-TAUGHT = ["base", "large at extraction", "large at extraction and update", *ROWS[1:], "base"]
+AT = ("extraction", "extraction and update", "every stage")
+TAUGHT = ["base", *(f"large at {at}" for at in AT), *ROWS[1:], "base"]
 
 
 def test_a_teacher_stands_in_at_single_stages(server: FakeModelServer, file: Path, tmp_path: Path) -> None:
@@ -147,13 +148,15 @@ def test_a_teacher_stands_in_at_single_stages(server: FakeModelServer, file: Pat
         teacher = Candidate(name="large", base=other.model, base_url=other.base_url, api="openai")
         results = run(file, tmp_path / "out", student(server, teacher="large"), teacher)
         assert [one.row.name for one in results] == TAUGHT
-        base, extracted, updated, *_, by_itself = results
+        base, extracted, updated, everywhere, *_, by_itself = results
         assert extracted.row.who == {
-            "extraction": "large: large",
+            "extraction": "large: large (openai)",
             "update": "student: base",
             "generation": "student: base",
         }
         assert updated.remembered == by_itself.remembered, "who generates makes no other memory"
+        assert everywhere.row.key == by_itself.row.key
+        assert (everywhere.remembered, everywhere.said) == (by_itself.remembered, by_itself.said)
         assert len(list((tmp_path / "out" / "memories").iterdir())) == 5
         assert [one.said[0].answer for one in (base, extracted, updated, by_itself)] == ["red, I think"] * 3 + [
             "violet"
@@ -180,9 +183,11 @@ def test_a_teacher_in_process_is_told_by_its_weights(
         [True, False, False],
         [True, True, False],
         [True, True, True],
+        [True, True, True],
     ]
     assert results[1].made_on[0].models.startswith("on a server and on the ")
-    assert results[2].remembered == results[3].remembered
+    assert results[2].remembered == results[3].remembered == results[4].remembered
+    assert results[3].row.computed == teacher.computed, "nobody else computes there"
 
 
 def test_a_teacher_that_cannot_be_opened_leaves_nothing_open(
@@ -300,8 +305,13 @@ def test_a_run_is_not_gone_on_with_under_other_code(
         with pytest.raises(InvalidInputError, match="another prompt of generation"):
             run(file, out, one)
     with monkeypatch.context() as other:
-        other.setattr(ranking, "DEFAULT", ranking.Ranking(text=0.5))
-        with pytest.raises(InvalidInputError, match="another ranking"):
+        other.setattr(ranking, "SATURATION", 2.0)
+        with pytest.raises(InvalidInputError, match="another ranking, what is fixed"):
+            run(file, out, one)
+    with monkeypatch.context() as other:
+        other.setenv("MEMLORA_RANKING", '{"named": 0.5}')
+        assert rows([one])[0].key != result.row.key
+        with pytest.raises(InvalidInputError, match=r"another ranking of student \(base\)"):
             run(file, out, one)
     with monkeypatch.context() as other:
         other.setattr(locomo_recipe, "versions", lambda *names: "memlora-plugins 77.0")

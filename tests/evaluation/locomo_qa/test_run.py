@@ -12,6 +12,7 @@ from typing import Any
 import invented_locomo
 import pytest
 from fake_server import FakeModelServer, Fault
+from pydantic import ValidationError
 from scripted import WordEmbedder
 
 from memlora_plugins.errors import DatasetError, InvalidInputError, SettingsError
@@ -102,7 +103,8 @@ def test_the_tables_of_the_paper(server: FakeModelServer, judge: FakeModelServer
         ("other, base", "0.500", "0.000", "0.250", ""),
         ("other, with its experts", "1.000", "1.000", "1.000", "+0.500"),
     ]
-    assert len(rows(summary, "Settings of the memories")[0]) == 1 + len(summary.rows[0].settings)
+    settings = rows(summary, "Settings of the memories")[0]
+    assert (len(settings), "the default" in settings) == (1 + len(summary.rows[0].settings), True)
     adversarial = rows(summary, "Category 5, adversarial questions", intervals=False)
     assert adversarial[0] == ("student: base", "0.000", "0.500", "4", "4")
     assert adversarial[3] == ("student: + generation", "1.000", "0.000", "4", "4")
@@ -117,7 +119,7 @@ def test_the_tables_of_the_paper(server: FakeModelServer, judge: FakeModelServer
         "conv-a, conv-b",
         "## The whole file",
         "| turns | 8 |",
-        "A percentage of the earlier score stands behind one only where its interval excludes 0.",
+        "A percentage of the earlier score stands behind one only where its interval has a width and excludes 0.",
         "says it is not known: an answer leaves its question open if",
     ):
         assert told in report
@@ -211,9 +213,30 @@ def test_a_judge_is_tried_before_the_models_are_asked(
     times = len(judge.requests)
     assert again(config(server)) == first
     assert (told, len(judge.requests)) == ([], times)
-    judge.reply("judge", "I would rather not say.")
-    again(config(server, "student", "other"))
-    assert "label" in told[0][0]
+    for reply, why in (("hm", "label"), ('{"reason": "", "label": "WRONG"}', "it marks a right answer as wrong")):
+        judge.reply("judge", reply)
+        before = len(server.requests)
+        again(config(server, "student", why))
+        assert (why in told[0][0], told[0][1]) == (True, before)
+
+
+def test_no_path_of_a_judge_is_shown(server: FakeModelServer, judge: FakeModelServer, tmp_path: Path) -> None:
+    """A server may call it by a path of its own."""
+    file, out, name = invented_locomo.write(tmp_path / "locomo.json"), tmp_path / "out", "/home/somebody/strict"
+    judge.adapters[name] = "/somewhere"
+    data, backend = locomo_run.material(file), OpenAIBackend(judge.base_url, name)
+    summary, _ = locomo_run.measure(config(server), data, WordEmbedder(), out, judge=backend)
+    assert (summary.judge, summary.changes_by) == ("strict", "J")
+    assert "somebody" not in "".join((out / name).read_text() for name in ("report.md", "summary.json", "run.json"))
+
+
+def test_a_ranking_is_shown_by_what_is_not_the_default(
+    server: FakeModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMLORA_RANKING", '{"named": 0.4, "fusion": "rrf"}')
+    summary = measure(invented_locomo.write(tmp_path / "locomo.json"), config(server), tmp_path / "out")
+    assert "fusion rrf, named 0.4" in rows(summary, "Settings of the memories")[0]
+    assert LocomoSummary.model_validate_json((tmp_path / "out" / "summary.json").read_text()) == summary
 
 
 def test_a_judge_out_of_reach_leaves_a_report_and_is_asked_later(
@@ -363,3 +386,14 @@ def test_a_config_that_cannot_be(tmp_path: Path, wrong: tuple[str, str], message
     file.write_text(CONFIG.replace(*wrong))
     with pytest.raises(SettingsError, match=rf"eval\.toml.*{message}"):
         read_config(file, LocomoConfig)
+
+
+def test_a_key_given_in_code_is_not_shown() -> None:
+    model = {"base": "base", "base_url": "http://127.0.0.1:9"}
+    for said in (
+        {"student": [{"name": "one", **model, "api_key": "sk-secret"}]},
+        {"student": [{"name": "one", **model}], "judge": {"api_key": "sk-secret"}},
+    ):
+        with pytest.raises(ValidationError) as error:
+            LocomoConfig.model_validate(said)
+        assert "secret" not in str(error.value)

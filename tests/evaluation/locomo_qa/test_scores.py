@@ -53,12 +53,14 @@ class Parts:
         return [dict.fromkeys(there, 1.0 if said == right else 0.5 if said else 0.0) for said, right in pairs]
 
 
-def results(*answers: Sequence[str | None], student: str = "student", teacher: str | None = None) -> list[RowResult]:
-    """A row for each list of answers to `QUESTIONS`."""
-    adapters = {"extraction": "e", "update": "u", "generation": "g"}
-    at: dict[str, Any] = {"base": "b", "base_url": "http://127.0.0.1:9"}
-    measured = [Candidate(name=student, adapters=adapters, stages=True, teacher=teacher, **at)]
-    measured += [Candidate(name=teacher, **at)] if teacher else []
+def results(
+    *answers: Sequence[str | None], student: str = "student", teacher: str | None = None, at: str = ""
+) -> list[RowResult]:
+    """A row for each list of answers to `QUESTIONS`; adapters are at `at`."""
+    adapters = {"extraction": f"{at}e", "update": f"{at}u", "generation": f"{at}g"}
+    served: dict[str, Any] = {"base": "b", "base_url": "http://127.0.0.1:9"}
+    measured = [Candidate(name=student, adapters=adapters, stages=True, teacher=teacher, **served)]
+    measured += [Candidate(name=teacher, **served)] if teacher else []
     kept = Remembered(
         conversation="conv-a",
         turns=1,
@@ -150,6 +152,13 @@ async def test_what_it_took_and_what_failed_without_a_word_of_the_conversation()
     ]
 
 
+def test_an_adapter_is_told_without_its_path() -> None:
+    found = results(BASE, BETTER, at="/home/somebody/")
+    [_, row], _ = summarised(found, scored(found, [TALK], Parts()))  # type: ignore[arg-type]
+    assert row.experts == {"extraction": "e"}
+    assert found[1].row.who["extraction"] == "student: b + /home/somebody/e", "what it is told apart by stays"
+
+
 async def test_judged_where_there_is_a_judge() -> None:
     labels = iter(['{"label": "CORRECT"}', "no idea", '{"label": "WRONG"}'])
     backend = FakeBackend(judge=lambda request: next(labels))
@@ -201,7 +210,7 @@ async def test_several_students_are_labelled_and_compared_with_themselves() -> N
 
 def test_the_first_expert_is_compared_with_the_base_and_not_with_the_teacher() -> None:
     """As in the paper's Table 4, whose column of changes begins anew below the teacher's rows."""
-    right = (0, 1, 2, 1, 2, 3, 3)
+    right = (0, 1, 2, 3, 1, 2, 3, 3)
     said = [[*(one.answer or "" for one in QUESTIONS[:count]), *["x"] * (6 - count)] for count in right]
     found = results(*said, teacher="large")
     rows, _ = summarised(found, scored(found, [TALK], Parts(*PARTS)))  # type: ignore[arg-type]
@@ -209,15 +218,17 @@ def test_the_first_expert_is_compared_with_the_base_and_not_with_the_teacher() -
         ("student: base", None),
         ("student: large at extraction", 1),
         ("student: large at extraction and update", 1),
+        ("student: large at every stage", 1),
         ("student: + extraction", 1),
         ("student: + update", 1),
         ("student: + generation", 1),
         ("large: base", None),
     ]
-    assert [row.over_base and round(3 * row.over_base.points.mean) for row in rows] == [None, 1, 2, 1, 2, 3, None]
-    assert [row.teacher for row in rows][1:4] == [
+    assert [row.over_base and round(3 * row.over_base.points.mean) for row in rows] == [None, 1, 2, 3, 1, 2, 3, None]
+    assert [row.teacher for row in rows][1:5] == [
         {"extraction": "large"},
         {"extraction": "large", "update": "large"},
+        {"extraction": "large", "update": "large", "generation": "large"},
         {},
     ]
 
@@ -235,6 +246,10 @@ def test_a_change_is_told_over_the_questions_that_have_a_score_in_both() -> None
     sure = change(judged(1, 0, 0, 0), judged(1, 1, 1, 1), "J")
     assert sure is not None
     assert (sure.points.mean, sure.share) == (0.75, 3.0)
+    for before, now in (((0.5,), (1,)), ((0.5, 0.5, 0.5), (1, 1, 1))):
+        alike = change(judged(*before), judged(*now), "J")
+        assert alike is not None
+        assert (alike.points.mean, alike.share) == (0.5, None), "an interval without width says nothing"
 
 
 async def test_a_question_that_is_asked_twice_costs_once() -> None:
