@@ -73,8 +73,8 @@ def test_a_signal_without_weight_is_not_searched() -> None:
 
 
 def test_each_signal_puts_up_some_for_each_that_is_wanted() -> None:
-    assert Ranking().put_up(10) == 100
-    assert Ranking().put_up(10, besides=7) == 107
+    assert Ranking().put_up(10) == 60
+    assert Ranking().put_up(10, besides=7) == 67
     assert Ranking().put_up(100) == 200
     assert Ranking().put_up(300) == 300
 
