@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,7 +27,7 @@ def model_option(who: str, panel: str) -> Any:
     return typer.Option(envvar=f"MEMLORA_{who.upper()}_MODEL", help="Its name there.", rich_help_panel=panel)
 
 
-class LargeModelOptions:
+class LargeModelOptions(ABC):
     """Base of a group with the fields `WHO_url` and `WHO_model`."""
 
     __slots__ = ()
@@ -66,5 +67,6 @@ class LargeModelOptions:
         """
         return self.endpoint(**more).backend()
 
+    @abstractmethod
     def _kind(self) -> Callable[..., Endpoint]:
-        raise NotImplementedError
+        """What a configuration has it as."""

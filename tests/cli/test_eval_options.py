@@ -38,16 +38,16 @@ def told(*words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["/home/someone/data/talk.json"], "talk.json"),
-        (["--base", "/home/someone/models/student"], "--base student"),
+        (["/srv/someone/data/talk.json"], "talk.json"),
+        (["--base", "/srv/someone/models/student"], "--base student"),
         (["--base", "~/models/student"], "--base student"),
         (["--base", "Qwen/Qwen2.5-1.5B-Instruct"], "--base Qwen/Qwen2.5-1.5B-Instruct"),
         (
-            ["--adapter", "extraction=/home/someone/private/extraction", "--adapter=update=~/mine/update"],
+            ["--adapter", "extraction=/srv/someone/private/extraction", "--adapter=update=~/mine/update"],
             "--adapter extraction=extraction --adapter update=update",
         ),
         (["--adapter", "generation=../private/generation/"], "--adapter generation=generation"),
-        (["--adapter", "generation=/home/some one/a b"], "--adapter 'generation=a b'"),
+        (["--adapter", "generation=/srv/some one/a b"], "--adapter 'generation=a b'"),
         (["--adapter", "generation=served-name"], "--adapter generation=served-name"),
         (["--base-url", "http://me:hush@127.0.0.1:8/v1?key=hush#x=1"], "--base-url http://127.0.0.1:8/v1"),
         (["--base-url", "HTTPS://hush@host:443?a=/b"], "--base-url HTTPS://host:443"),

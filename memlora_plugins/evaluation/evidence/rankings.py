@@ -327,7 +327,7 @@ def _found(memory: Memory, scope: Scope, setting: Setting, embedder: Embedder, q
         return memory.search(question, scope=scope, limit=most, kinds=kinds) if most else []
 
     if setting.fact_share is not None:
-        facts = search(math.ceil(setting.fact_share * limit), "fact")
+        facts = search(math.ceil(round(setting.fact_share * limit, 9)), "fact")  # 0.14 of 50 is 7
         turns = search(limit - len(facts), "turn")
         return [hit.sources for pair in zip_longest(facts, turns) for hit in pair if hit is not None]
     if setting.relevance is not None:
