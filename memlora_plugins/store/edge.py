@@ -284,18 +284,16 @@ class _EdgeEngine:
         assert self._shard is not None, "guard() has checked"
         return self._shard
 
-    def retrieve(self, ids: Sequence[str], *, payload: bool = True, vectors: Sequence[str] = ()) -> Effect[list[Point]]:
-        wanted = list(ids)
-
+    def retrieve(
+        self, ids: Sequence[str], *, fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> Effect[list[Point]]:
         def action() -> list[Point]:
-            if not wanted:
+            if not ids:
                 return []
-            return [
-                _point(r)
-                for r in self._edge.retrieve(
-                    [*valid_ids(wanted)], with_payload=payload, with_vector=list(vectors) or False
-                )
-            ]
+            records = self._edge.retrieve(
+                [*valid_ids(ids)], with_payload=_payload(fields), with_vector=list(vectors) or False
+            )
+            return [_point(record) for record in records]
 
         return direct(action)
 
@@ -320,7 +318,7 @@ class _EdgeEngine:
                         offset=offset,
                         limit=_PAGE if limit is None else limit,
                         filter=_filter(where),
-                        with_payload=True if fields is None else q.PayloadSelector.Include(list(fields)),
+                        with_payload=_payload(fields),
                         with_vector=list(vectors) or False,
                         order_by=q.OrderBy(order, direction) if order else None,
                     )
@@ -426,6 +424,11 @@ def _query(search: Search, filters: dict[Where, q.Filter]) -> q.QueryRequest:
         with_payload=False,
         params=q.SearchParams(idf=q.IdfParams(corpus=filters[search.corpus])) if words else None,
     )
+
+
+def _payload(fields: Sequence[str] | None) -> Any:
+    """What selects these fields of a payload; None: all of it."""
+    return True if fields is None else q.PayloadSelector.Include(list(fields))
 
 
 def _point(record: q.Record) -> Point:

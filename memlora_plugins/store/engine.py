@@ -136,7 +136,7 @@ class Engine(Protocol):
     def prepare(self, embedder: str, dimension: int) -> Flow[None]: ...
 
     def retrieve(
-        self, ids: Sequence[str], *, payload: bool = True, vectors: Sequence[str] = ()
+        self, ids: Sequence[str], *, fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> Reply[list[Point]]: ...
 
     def scroll(
@@ -178,7 +178,8 @@ _CANONICAL = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 def as_id(number: int) -> str:
     """The id of a point, written, from its number."""
-    return str(uuid.UUID(int=number))
+    digits = f"{number:032x}"  # what `UUID` would write, at a fifth of the time
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def valid_ids(ids: Sequence[str]) -> list[str]:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_RANKED_BY = ("kind", "name", "text", "operation", "origins")
+"""The fields of a payload that a ranking looks at."""
+
 
 class PointStore:
     """A `FactStore`; see `store.base` for what each method does."""
@@ -187,12 +190,12 @@ class PointStore:
 
         return (yield from self._engine.guard(flow()))
 
-    def _retrieve(self, ids: Sequence[str], *, payload: bool = True) -> Flow[list[Point]]:
-        return (yield from self._engine.retrieve(ids, payload=payload))
+    def _retrieve(self, ids: Sequence[str], *, fields: Sequence[str] | None = None) -> Flow[list[Point]]:
+        return (yield from self._engine.retrieve(ids, fields=fields))
 
     def _put_turns(self, turns: Sequence[tuple[Turn, Vector | None]]) -> Flow[list[Turn]]:
         wanted = {turn.id: (turn, self._check(vector)) for turn, vector in turns}
-        known = yield from self._retrieve(list(wanted), payload=False)
+        known = yield from self._retrieve(list(wanted), fields=())
         for point in known:
             wanted.pop(point.id, None)
         points = {id: _turn_point(turn, vector) for id, (turn, vector) in wanted.items()}
@@ -215,7 +218,7 @@ class PointStore:
         return [turn for turn, _ in wanted.values()]
 
     def _embed_turns(self, turns: Sequence[tuple[Turn, Vector]]) -> Flow[None]:
-        there = {point.id for point in (yield from self._retrieve([turn.id for turn, _ in turns], payload=False))}
+        there = {point.id for point in (yield from self._retrieve([turn.id for turn, _ in turns], fields=()))}
         for _, vector in turns:
             self._check(vector)
         own = {turn.id: {"text": vector.tolist()} for turn, vector in turns if turn.id in there}
@@ -278,25 +281,14 @@ class PointStore:
         left_out = set(without)
         wanted = ((as_id(id), score) for id, score in fused)
         ranked = list(islice((item for item in wanted if item[0] not in left_out), self._ranking.look_ahead * limit))
-        # to read a whole payload is dear, and few of these are wanted in the end
-        among = (*of_user(scope), Ids(tuple(id for id, _ in ranked)))
-        looked = yield from self._engine.scroll(among, fields=("kind", "name", "operation", "origins"))
+        # a whole payload may be long (its images), and few of these are wanted in the end
+        looked = yield from self._retrieve([id for id, _ in ranked], fields=_RANKED_BY)
         facts = [point for point in looked if point.payload["kind"] == "fact"]
-        named = (yield from self._named(text, looked)) if self._ranking.named else ()
+        named = _named(text, looked, facts) if self._ranking.named else ()
         best = ranking.rerank(ranked, _sources(facts), self._ranking, named=named)[:limit]
         points = yield from self._retrieve([id for id, _ in best])
         found = {point.id: point for point in points if belongs(point.payload, scope)}
         return [_read(found[id]).hit(score) for id, score in best if id in found]
-
-    def _named(self, question: str, looked: Sequence[Point]) -> Flow[set[str]]:
-        """The points of those whom the question names, and those about them."""
-        speakers = {point.id: name for point in looked if (name := point.payload.get("name"))}
-        meant = names.named(question, speakers)
-        if not meant.turns:
-            return set()
-        facts = Ids(tuple(point.id for point in looked if point.payload["kind"] == "fact"))
-        texts = yield from self._engine.scroll((facts,), fields=("text",))
-        return {*meant.turns} | {point.id for point in texts if meant.mentioned(point.payload["text"])}
 
     def _question(self, scope: Scope, text: str, vector: Vector | None) -> dict[str, Sequence[float] | Sparse]:
         """What each signal is asked."""
@@ -335,7 +327,7 @@ class PointStore:
         turns: Sequence[tuple[Turn, Vector | None]],
     ) -> Flow[int]:
         new = yield from self._put_turns(turns)
-        known = yield from self._retrieve([fact.id for fact, _ in facts], payload=False)
+        known = yield from self._retrieve([fact.id for fact, _ in facts], fields=())
         stored = {point.id for point in known}
         points = {}
         for fact, vector in facts:
@@ -387,6 +379,15 @@ def _turn_point(turn: Turn, vector: Vector | None) -> Point:
     searched = turn.spoken and bool(turn.text.strip())
     vectors = {"text": vector.tolist()} if searched and vector is not None else {}
     return Point(turn.id, turn_payload(turn, embedded=bool(vectors) or not searched), vectors)
+
+
+def _named(question: str, found: Iterable[Point], facts: Iterable[Point]) -> set[str]:
+    """The points of those whom the question names, and those about them."""
+    speakers = {point.id: name for point in found if (name := point.payload.get("name"))}
+    meant = names.named(question, speakers)
+    if not meant.turns:
+        return set()
+    return {*meant.turns} | {point.id for point in facts if meant.mentioned(point.payload["text"])}
 
 
 def _sources(facts: Iterable[Point]) -> dict[str, set[str]]:

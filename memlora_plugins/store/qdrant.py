@@ -209,7 +209,9 @@ class _ServerEngine:
         for name, schema in schemas.items():
             yield from self._call("create_payload_index", bool, field_name=name, field_schema=schema)
 
-    def retrieve(self, ids: Sequence[str], *, payload: bool = True, vectors: Sequence[str] = ()) -> Flow[list[Point]]:
+    def retrieve(
+        self, ids: Sequence[str], *, fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> Flow[list[Point]]:
         wanted = valid_ids(ids)
         if not wanted:
             return []
@@ -218,7 +220,7 @@ class _ServerEngine:
                 "retrieve",
                 _points,
                 ids=wanted,
-                with_payload=payload,
+                with_payload=True if fields is None else list(fields),
                 with_vectors=list(vectors),
                 consistency=models.ReadConsistencyType.MAJORITY,
             )
