@@ -428,7 +428,7 @@ def _query(search: Search, filters: dict[Where, q.Filter]) -> q.QueryRequest:
 
 def _payload(fields: Sequence[str] | None) -> Any:
     """What selects these fields of a payload; None: all of it."""
-    return True if fields is None else q.PayloadSelector.Include(list(fields))
+    return q.PayloadSelector.Include(list(fields)) if fields else fields is None
 
 
 def _point(record: q.Record) -> Point:

@@ -125,7 +125,9 @@ class Search:
 
 
 class Engine(Protocol):
-    """The primitives: effects, or flows of effects, for a store's flows to `yield from`."""
+    """The primitives: effects, or flows of effects, for a store's flows to `yield from`. `fields` are those of a
+    payload that are read: None all, empty none.
+    """
 
     exclusive: bool
     """Nobody else writes while a guarded flow runs, so one `upsert` is a whole transaction."""
@@ -178,7 +180,7 @@ _CANONICAL = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 def as_id(number: int) -> str:
     """The id of a point, written, from its number."""
-    digits = f"{number:032x}"  # what `UUID` would write, at a fifth of the time
+    digits = f"{number:032x}"  # what `UUID` would write, in less time
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 

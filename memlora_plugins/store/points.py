@@ -283,6 +283,8 @@ class PointStore:
         ranked = list(islice((item for item in wanted if item[0] not in left_out), self._ranking.look_ahead * limit))
         # a whole payload may be long (its images), and few of these are wanted in the end
         looked = yield from self._retrieve([id for id, _ in ranked], fields=_RANKED_BY)
+        there = {point.id for point in looked}  # on a server, another may have erased some meanwhile
+        ranked = [item for item in ranked if item[0] in there]
         facts = [point for point in looked if point.payload["kind"] == "fact"]
         named = _named(text, looked, facts) if self._ranking.named else ()
         best = ranking.rerank(ranked, _sources(facts), self._ranking, named=named)[:limit]

@@ -220,7 +220,7 @@ class _ServerEngine:
                 "retrieve",
                 _points,
                 ids=wanted,
-                with_payload=True if fields is None else list(fields),
+                with_payload=list(fields) if fields else fields is None,
                 with_vectors=list(vectors),
                 consistency=models.ReadConsistencyType.MAJORITY,
             )
@@ -247,7 +247,7 @@ class _ServerEngine:
                 limit=_PAGE if limit is None else limit,
                 offset=offset,
                 order_by=models.OrderBy(key=order, direction=direction) if order else None,
-                with_payload=True if fields is None else list(fields),
+                with_payload=list(fields) if fields else fields is None,
                 with_vectors=list(vectors),
             )
             found += points

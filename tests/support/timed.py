@@ -8,7 +8,7 @@ import pytest
 
 TIMED = [
     pytest.mark.benchmark_suite,
-    # a shared machine has minutes at a third of its speed: the bar stays, a miss is measured again later
+    # a shared machine has minutes at a third of its speed: a miss is measured again later
     pytest.mark.flaky(reruns=4, reruns_delay=20, only_rerun=["AssertionError"]),
 ]
 
