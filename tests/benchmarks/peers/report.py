@@ -100,29 +100,29 @@ def overview(kept: Mapping[str, Any]) -> Table:
     most = f"size-{sizes[-1]}" if sizes else ""
     stored = f"{sizes[-1]:,} stored" if sizes else ""
     columns: dict[str, tuple[str, _Cell]] = {
-        f"search, {stored}: own p50 ms": (
-            most,
-            lambda value: _number(value["search"]["own_p50_ms"]) + (f" ({value['warns']})" if value["warns"] else ""),
-        ),
+        **{
+            f"search, {size:,} stored: own p50 ms": (
+                f"size-{size}",
+                lambda value: _number(value["search"]["own_p50_ms"]) + _warned(value),
+            )
+            for size in sizes
+        },
         f"add, {stored}: p50 ms, with the model (own)": (
             most,
             lambda value: f"{_number(value['add']['p50_ms'])} ({_number(value['add']['own_p50_ms'])})",
         ),
         f"model calls per add, {stored}": (most, lambda value: _number(value["add"]["calls_per_add"])),
-        "many adds at once, s": ("concurrent", _seconds_of_all),
-        "input tokens per add: all that is sent (without tools and schemas)": (
-            "tokens",
-            lambda value: f"{_number(value['per_add'])} ({_number(value['text_per_add'])})",
+        f"input tokens per add, {stored}: all that is sent (without tools and schemas)": (
+            most,
+            lambda value: f"{_number(value['add']['tokens_per_add'])} ({_number(value['add']['text_tokens_per_add'])})",
         ),
-        "found after a malformed reply": ("malformed", lambda value: _share(value, "found")),
-        "many equal adds: new rows; times shown by a search": (
+        "32 adds at once, s": ("concurrent", _seconds_of_all),
+        "found after a malformed reply: as a fact; as the turn alone": ("malformed", _kept),
+        "16 equal adds at once: new rows; times shown by a search": (
             "duplicates",
             lambda value: f"{_rows(value['new'])}; {value['shown']}",
         ),
-        "rows left after erase: by one call; by all there is": (
-            "erase",
-            lambda value: f"{_left(value['after_one_call'])}; {_left(value['after'])}",
-        ),
+        "rows left of a person after the one call that erases": ("erase", _left),
         "exit, network cut, s": ("exit", lambda value: _number(value["left open"])),
         "import, s": ("import", lambda value: _number(value["seconds"])),
         "install, MB: library; its store besides": ("install", _megabytes),
@@ -199,7 +199,7 @@ def _malformed(measure: Mapping[str, Any]) -> Table:
     rows.append(
         (
             "found without trying again",
-            *(_told(measure, one, lambda value: _share(value, "found")) for one in libraries),
+            *(_told(measure, one, _share) for one in libraries),
         )
     )
     rows.append(("not found, and nothing raised", *(_told(measure, one, _silent) for one in libraries)))
@@ -217,9 +217,21 @@ def _survived(result: Mapping[str, Any] | None) -> str:
     return f"{raised}{'kept as a turn' if result['found'] else 'not found'}, a fact after {again}"
 
 
-def _share(value: Mapping[str, Any], what: str) -> str:
+def _share(value: Mapping[str, Any]) -> str:
+    facts, turns, all = _found(value)
+    return f"{facts + turns} of {all}"
+
+
+def _found(value: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Ways of a malformed reply after which, without trying again, a fact is found; the turn alone; all ways."""
     results = [result for result in value["ways"].values() if result is not None]
-    return f"{sum(result[what] for result in results)} of {len(results)}"
+    facts = sum(result["found"] and result["distilled"] for result in results)
+    return facts, sum(result["found"] for result in results) - facts, len(results)
+
+
+def _kept(value: Mapping[str, Any]) -> str:
+    facts, turns, all = _found(value)
+    return f"{facts}; {turns} of {all}"
 
 
 def _silent(value: Mapping[str, Any]) -> str:
@@ -231,8 +243,12 @@ def _rows(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {store}" for store, count in rows.items())
 
 
-def _left(rows: Mapping[str, int] | None) -> str:
-    return "not offered" if rows is None else str(sum(rows.values()))
+def _left(value: Mapping[str, Any]) -> str:
+    return "not offered" if value["after_one_call"] is None else _rows(value["after_one_call"])
+
+
+def _warned(value: Mapping[str, Any]) -> str:
+    return f" ({value['warns']})" if value["warns"] else ""
 
 
 def _megabytes(value: Mapping[str, Any]) -> str:
@@ -308,9 +324,7 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
         {
             "by": lambda value: value.get("by", ""),
             "before": lambda value: _rows(value["before"]),
-            "after one call": lambda value: (
-                "not offered" if value["after_one_call"] is None else _rows(value["after_one_call"])
-            ),
+            "after one call": _left,
             "after all there is": lambda value: _rows(value["after"]),
             "still found": lambda value: "yes" if value["found_after"] else "no",
             "lines readable in its files": lambda value: (
@@ -362,25 +376,35 @@ def _picture(file: Path, kept: Mapping[str, Any], sizes: Sequence[int]) -> None:
         if axes.lines and any(len(line.get_xdata()) for line in axes.lines):
             axes.set(xscale="log", yscale="log")
     search.legend()
+    most = f"size-{sizes[-1]}" if sizes else ""
     bars: tuple[tuple[Any, str, str, Callable[[Any], float]], ...] = (
         (adds, "concurrent", "32 adds at once, s", lambda value: value["seconds"]),
-        (tokens, "tokens", "input tokens per add", lambda value: value["per_add"]),
-        (survived, "malformed", "found after a malformed reply, %", _percent),
+        (tokens, most, f"input tokens per add{f', {sizes[-1]:,} stored' if sizes else ''}", _tokens),
+        (survived, "malformed", "after a malformed reply, %: a fact; pale: its turn", lambda value: _percent(value)[0]),
         (ends, "exit", "exit with the network cut, s", lambda value: value["left open"]),
     )
     for axes, name, title, height in bars:
         known_here = {library: value for library in _all(kept) if (value := _value(kept, name, library))}
         heights = [height(value) for value in known_here.values()]
-        made = axes.bar(list(known_here), heights, color=[_COLOURS[library] for library in known_here])
-        axes.bar_label(made, [_number(one) for one in heights])
+        colours = [_COLOURS[library] for library in known_here]
+        made = axes.bar(list(known_here), heights, color=colours)
+        if axes is survived:
+            turns = [_percent(value)[1] for value in known_here.values()]
+            axes.bar(list(known_here), turns, bottom=heights, color=colours, alpha=0.4)
+        else:
+            axes.bar_label(made, [_number(one) for one in heights])
         axes.set(title=title)
         axes.margins(y=0.12)
     save(drawn, file)
 
 
-def _percent(value: Mapping[str, Any]) -> float:
-    results = [result["found"] for result in value["ways"].values() if result is not None]
-    return 100 * sum(results) / len(results)
+def _tokens(value: Mapping[str, Any]) -> float:
+    return float(value["add"]["tokens_per_add"])
+
+
+def _percent(value: Mapping[str, Any]) -> tuple[float, float]:
+    facts, turns, all = _found(value)
+    return 100 * facts / all, 100 * turns / all
 
 
 def _value(kept: Mapping[str, Any], name: str, library: str) -> Any:
