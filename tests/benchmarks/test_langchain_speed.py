@@ -59,7 +59,7 @@ def test_a_turn_of_an_agent_at_10k_points(benchmark: Any, memory: Memory, way: s
             await agents[kind].ainvoke(given, config)
 
     usual = {"invoke": 3.4, "ainvoke": 3.7}[way]
-    assert added_to_a_turn(benchmark, f"a LangChain agent, by `{way}`", memory, turn, usual=usual) <= TURN_BAR
+    assert added_to_a_turn(benchmark, f"a LangChain agent, by `{way}`", turn, usual=usual) <= TURN_BAR
 
 
 @pytest.mark.parametrize("embedder", [RandomEmbedder, SentenceTransformerEmbedder])

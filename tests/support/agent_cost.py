@@ -27,7 +27,7 @@ TURN_BAR, STALL_BAR = 10, 25
 """Milliseconds that a memory may add to a turn, and to the longest stall, where the agent takes its usual time."""
 _MOST_SLOWER = 2.0
 _ROUNDS, _WARM_UP = 110, 10
-_PAUSE = 0.1  # nobody answers sooner
+_PAUSE = 0.1  # nobody answers before what they said last is distilled
 _KINDS = ("with", "without")
 
 
@@ -46,7 +46,7 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
 
 
 def added_to_a_turn(
-    benchmark: Any, agent: str, memory: Memory, turn: Callable[[str, bool], Awaitable[object]], *, usual: float
+    benchmark: Any, agent: str, turn: Callable[[str, bool], Awaitable[object]], *, usual: float
 ) -> float:
     """What a memory adds to a turn at the median, in ms of a minute in which the turn without takes its `usual` ms.
     `turn` has an agent answer, `with` memory or `without`, in a new thread or in one that goes on.
@@ -56,7 +56,6 @@ def added_to_a_turn(
     async def turns() -> None:
         for number in range(_ROUNDS):
             for kind in _KINDS:
-                await memory.aio.flush()  # what is distilled in the background is not to slow the next one down
                 await asyncio.sleep(_PAUSE)
                 start = time.perf_counter()
                 await turn(kind, number % 2 == 0)
@@ -109,7 +108,7 @@ def added_to_stalls(
                 stalls[kind].append(await _longest_stall(run(kind)))
                 if kind == "without":
                     whole.append((time.perf_counter() - start) * 1000)
-                await memory.aio.flush()
+                await memory.aio.flush()  # what is distilled in the background is not to slow the next ones down
 
     fill(memory, chatter(7), users=USERS, turns_each=20)
     benchmark.pedantic(lambda: asyncio.run(runs()), rounds=1)
