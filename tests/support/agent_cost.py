@@ -2,7 +2,7 @@
 
 Each is measured beside the same agent without memory, which tells as well how slow the machine is: minutes in which a
 neighbour takes the caches or a core slow both down. A bar is flat where the agent alone takes its usual time, and grows
-with what it takes longer, up to twice. Usual are the upper figures of quiet minutes on the machine of the README.
+with what it takes longer, up to twice. Usual is what it takes in ordinary minutes of the machine in the README.
 """
 
 from __future__ import annotations
