@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from memlora_plugins.cli.eval_options import Api, StagedStudentOptions, StudentOptions, repeated
+
+ELSEWHERE = f"{tempfile.gettempdir()}/someone"
+"""A folder of this machine, which no report is to tell."""
 
 
 def told(*words: str) -> str:
@@ -38,16 +42,16 @@ def told(*words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["/srv/someone/data/talk.json"], "talk.json"),
-        (["--base", "/srv/someone/models/student"], "--base student"),
+        ([f"{ELSEWHERE}/data/talk.json"], "talk.json"),
+        (["--base", f"{ELSEWHERE}/models/student"], "--base student"),
         (["--base", "~/models/student"], "--base student"),
         (["--base", "Qwen/Qwen2.5-1.5B-Instruct"], "--base Qwen/Qwen2.5-1.5B-Instruct"),
         (
-            ["--adapter", "extraction=/srv/someone/private/extraction", "--adapter=update=~/mine/update"],
+            ["--adapter", f"extraction={ELSEWHERE}/private/extraction", "--adapter=update=~/mine/update"],
             "--adapter extraction=extraction --adapter update=update",
         ),
         (["--adapter", "generation=../private/generation/"], "--adapter generation=generation"),
-        (["--adapter", "generation=/srv/some one/a b"], "--adapter 'generation=a b'"),
+        (["--adapter", f"generation={ELSEWHERE} else/a b"], "--adapter 'generation=a b'"),
         (["--adapter", "generation=served-name"], "--adapter generation=served-name"),
         (["--base-url", "http://me:hush@127.0.0.1:8/v1?key=hush#x=1"], "--base-url http://127.0.0.1:8/v1"),
         (["--base-url", "HTTPS://hush@host:443?a=/b"], "--base-url HTTPS://host:443"),

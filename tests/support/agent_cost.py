@@ -1,9 +1,4 @@
-"""What a memory costs an agent: time per turn, and how long it holds the event loop. The same for every framework.
-
-Each is measured beside the same agent without memory, which tells as well how slow the machine is: minutes in which a
-neighbour takes the caches or a core slow both down. A bar is flat where the agent alone takes its usual time, and grows
-with what it takes longer, up to twice. Usual is what it takes in ordinary minutes of the machine in the README.
-"""
+"""What a memory costs an agent: time per turn, and how long it holds the event loop. The same for every framework."""
 
 from __future__ import annotations
 
@@ -24,8 +19,7 @@ from memlora_plugins import EdgeFactStore, Memory
 USERS, TURNS_EACH = 10, 1000
 AGENTS = 50
 TURN_BAR, STALL_BAR = 10, 25
-"""Milliseconds that a memory may add to a turn, and to the longest stall, where the agent takes its usual time."""
-_MOST_SLOWER = 2.0
+"""Milliseconds that a memory may add to a turn, and to the longest stall."""
 _ROUNDS, _WARM_UP = 110, 10
 _PAUSE = 0.1  # nobody answers before what they said last is distilled
 _KINDS = ("with", "without")
@@ -45,11 +39,9 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Memory]:
         yield memory
 
 
-def added_to_a_turn(
-    benchmark: Any, agent: str, turn: Callable[[str, bool], Awaitable[object]], *, usual: float
-) -> float:
-    """What a memory adds to a turn at the median, in ms of a minute in which the turn without takes its `usual` ms.
-    `turn` has an agent answer, `with` memory or `without`, in a new thread or in one that goes on.
+def added_to_a_turn(benchmark: Any, agent: str, turn: Callable[[str, bool], Awaitable[object]]) -> float:
+    """What a memory adds to a turn at the median, in ms. `turn` has an agent answer, `with` memory or `without`, in a
+    new thread or in one that goes on.
     """
     seconds: dict[str, list[float]] = {kind: [] for kind in _KINDS}
 
@@ -68,61 +60,39 @@ def added_to_a_turn(
         return (medians["with"] - medians["without"]) * 1000
 
     figures = {"all": added(_WARM_UP), "new": added(_WARM_UP, 2), "on": added(_WARM_UP + 1, 2)}
-    alone = statistics.median(seconds["without"][_WARM_UP:]) * 1000
-    slower = _slower(alone, usual)
     report(
         benchmark,
         f"a turn of {agent}, {USERS * TURNS_EACH:,} points, embedding excluded: what the memory adds at p50",
         f"{figures['all']:.1f} ms",
-        f"≤ {TURN_BAR} ms{_times(slower)}",
-        without_ms_p50=round(alone, 2),
-        slower=round(slower, 2),
+        f"≤ {TURN_BAR} ms",
+        without_ms_p50=round(statistics.median(seconds["without"]) * 1000, 2),
         **{f"overhead_ms_p50_{name}": round(figure, 2) for name, figure in figures.items()},
     )
-    return figures["all"] / slower
-
-
-def _slower(taken: float, usual: float) -> float:
-    """How many times as long as usual the machine takes for what is no memory's."""
-    return min(max(1.0, taken / usual), _MOST_SLOWER)
-
-
-def _times(slower: float) -> str:
-    """What a bar is multiplied by, where the machine was slow."""
-    return f" × {slower:.2f}" if slower >= 1.005 else ""
+    return figures["all"]
 
 
 def added_to_stalls(
-    benchmark: Any, agents: str, memory: Memory, run: Callable[[str], Iterable[Awaitable[Any]]], *, usual: float
+    benchmark: Any, agents: str, memory: Memory, run: Callable[[str], Iterable[Awaitable[Any]]]
 ) -> float:
-    """By how many ms longer 50 agents at once hold their loop with a memory, median of 5, in ms of a minute in which
-    all of them take their `usual` ms without. `run` starts them.
-    """
+    """By how many ms longer 50 agents at once hold their loop with a memory, median of 5. `run` starts them."""
     stalls: dict[str, list[float]] = {kind: [] for kind in _KINDS}
-    whole: list[float] = []
 
     async def runs() -> None:
         for _ in range(6):
             for kind in _KINDS:
-                start = time.perf_counter()
                 stalls[kind].append(await _longest_stall(run(kind)))
-                if kind == "without":
-                    whole.append((time.perf_counter() - start) * 1000)
                 await memory.aio.flush()  # what is distilled in the background is not to slow the next ones down
 
     fill(memory, chatter(7), users=USERS, turns_each=20)
     benchmark.pedantic(lambda: asyncio.run(runs()), rounds=1)
     medians = {kind: statistics.median(stalls[kind][1:]) for kind in _KINDS}
-    slower = _slower(statistics.median(whole[1:]), usual)
     report(
         benchmark,
         f"{AGENTS} {agents} on one event loop: longest stall, with the memory / without",
         f"{medians['with']:.0f} / {medians['without']:.0f} ms",
-        f"at most {STALL_BAR} ms more{_times(slower)}",
-        all_without_ms_p50=round(statistics.median(whole[1:]), 2),
-        slower=round(slower, 2),
+        f"at most {STALL_BAR} ms more",
     )
-    return (medians["with"] - medians["without"]) / slower
+    return medians["with"] - medians["without"]
 
 
 async def _longest_stall(running: Iterable[Awaitable[Any]]) -> float:

@@ -222,7 +222,8 @@ def test_a_judge_is_tried_before_the_models_are_asked(
 
 def test_no_path_of_a_judge_is_shown(server: FakeModelServer, judge: FakeModelServer, tmp_path: Path) -> None:
     """A server may call it by a path of its own."""
-    file, out, name = invented_locomo.write(tmp_path / "locomo.json"), tmp_path / "out", "/srv/somebody/strict"
+    file, out = invented_locomo.write(tmp_path / "locomo.json"), tmp_path / "out"
+    name = str(tmp_path / "somebody" / "strict")
     judge.adapters[name] = "/somewhere"
     data, backend = locomo_run.material(file), OpenAIBackend(judge.base_url, name)
     summary, _ = locomo_run.measure(config(server), data, WordEmbedder(), out, judge=backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,11 +153,11 @@ async def test_what_it_took_and_what_failed_without_a_word_of_the_conversation()
     ]
 
 
-def test_an_adapter_is_told_without_its_path() -> None:
-    found = results(BASE, BETTER, at="/srv/somebody/")
+def test_an_adapter_is_told_without_its_path(tmp_path: Path) -> None:
+    found = results(BASE, BETTER, at=f"{tmp_path}/")
     [_, row], _ = summarised(found, scored(found, [TALK], Parts()))  # type: ignore[arg-type]
     assert row.experts == {"extraction": "e"}
-    assert found[1].row.who["extraction"] == "student: b + /srv/somebody/e", "what it is told apart by stays"
+    assert found[1].row.who["extraction"] == f"student: b + {tmp_path}/e", "what it is told apart by stays"
 
 
 async def test_judged_where_there_is_a_judge() -> None:
