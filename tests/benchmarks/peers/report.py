@@ -218,8 +218,8 @@ def _survived(result: Mapping[str, Any] | None) -> str:
 
 
 def _share(value: Mapping[str, Any]) -> str:
-    facts, turns, all = _found(value)
-    return f"{facts + turns} of {all}"
+    facts, turns, ways = _found(value)
+    return f"{facts + turns} of {ways}"
 
 
 def _found(value: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -230,8 +230,8 @@ def _found(value: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _kept(value: Mapping[str, Any]) -> str:
-    facts, turns, all = _found(value)
-    return f"{facts}; {turns} of {all}"
+    facts, turns, ways = _found(value)
+    return f"{facts}; {turns} of {ways}"
 
 
 def _silent(value: Mapping[str, Any]) -> str:
@@ -403,8 +403,8 @@ def _tokens(value: Mapping[str, Any]) -> float:
 
 
 def _percent(value: Mapping[str, Any]) -> tuple[float, float]:
-    facts, turns, all = _found(value)
-    return 100 * facts / all, 100 * turns / all
+    facts, turns, ways = _found(value)
+    return 100 * facts / ways, 100 * turns / ways
 
 
 def _value(kept: Mapping[str, Any], name: str, library: str) -> Any:
